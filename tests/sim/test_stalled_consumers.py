@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from maniple.amqp import Consumer, QueueView
-from maniple.tasks import Executor, TaskRegistry, task
+from maniple.task_registry import TaskRegistry
+from maniple.tasks import Executor, task
 from maniple.timings import Timings
 from maniple.topology import Queue, lane_queues
 from maniple_agent.lane_consumers import LaneConsumers
@@ -106,7 +107,8 @@ def told_without_a_link() -> tuple[tuple[str, ...], tuple[str, ...]]:
         return Consumer(queue.name, handle, prefetch=prefetch)
 
     hot: Any = SimpleNamespace(consume=consume, intake=SimpleNamespace(is_up=False))
-    work: Any = SimpleNamespace(on_bundle=lambda *_, **__: None, connection_lost=lambda: None)
+    ingress = SimpleNamespace(on_bundle=lambda *_, **__: None)
+    work: Any = SimpleNamespace(ingress=ingress, connection_lost=lambda: None)
     lanes = LaneConsumers(
         "a0", TaskRegistry([x]), (), dict.fromkeys(Executor, 4), hot=hot, work=work
     )

@@ -19,7 +19,7 @@ from maniple.codec import decode_value, encode
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Failure
-from maniple.tasks import TaskRegistry
+from maniple.task_registry import TaskRegistry
 from maniple_agent.executors import Executor, ProcessExecutor, loop_watch
 from maniple_agent.fair_queue import FairShare
 from maniple_agent.jobs import Bundle, Job

@@ -6,7 +6,6 @@ heartbeats, fence and commands; in place of its work there is whether something 
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
-from datetime import datetime
 from functools import cache
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
@@ -200,7 +199,7 @@ class Held:
         self.announced, self.started_at = True, None
         self.waiting: tuple[Any, ...] = ()
         self.draining = False
-        self.last_delivery_at: datetime | None = None
+        self.ingress = SimpleNamespace(last_delivery_at=None)
         self.slots = _Slots()
 
     def stop_exclusive(self) -> None:
@@ -355,7 +354,7 @@ class Agent:
 
     def ate(self) -> None:
         """Make it take something from a lane."""
-        self.work.last_delivery_at = self.cluster.world.now_utc()
+        self.work.ingress.last_delivery_at = self.cluster.world.now_utc()
 
     # --- what may be done to it ----------------------------------------------------------
 

@@ -13,8 +13,9 @@ from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import PublishRefused
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Result
+from maniple.task_registry import TaskRegistry
 from maniple.tasks import Executor as Kind
-from maniple.tasks import TaskRegistry, task
+from maniple.tasks import task
 from maniple.timings import Holding, Queues
 from maniple_agent.completion import Known
 from maniple_agent.executors import Executor, Spawn
@@ -197,7 +198,7 @@ class Agent:
         )
 
     async def take(self, delivery: Delivery, *, suspect: bool = False) -> None:
-        self.work.on_bundle(delivery, suspect=suspect)  # type: ignore[arg-type]  # a fake
+        self.work.ingress.on_bundle(delivery, suspect=suspect)  # type: ignore[arg-type]  # a fake
         await self.settle()
 
     async def finish(self, name: str, outcome: Outcome = OK) -> None:

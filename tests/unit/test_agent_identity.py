@@ -227,6 +227,6 @@ async def test_who_leaves_meanwhile_is_waited_for() -> None:
 def test_who_left_because_another_has_its_id_ends_with_that() -> None:
     ending = Ending(lambda: None, 1.0)
     ending.check_identity()
-    ending.taken = True
+    ending.give_id_up()
     with pytest.raises(ConfigurationError, match="another process has taken this agent's id"):
         ending.check_identity()

@@ -12,6 +12,7 @@ from maniple.messages import RetryPlan
 from maniple.timings import Holding, Queues
 from maniple.topology import DELAY_TIERS, tier_name
 from maniple_agent import publisher as module
+from maniple_agent.leaving import Leaving
 from maniple_runtime.publish import batch_publisher
 from waiting import wait_until
 from work_with_fakes import Agent, Delivery, FakePublisher, envelope
@@ -230,7 +231,7 @@ async def test_who_drains_waits_for_what_goes_from_a_full_lane_to_a_tier_and_fro
     agent.publisher.full = {"a.task", tier_name(DELAY_TIERS[0])}
     lost, back = Delivery(envelope("1"), redelivered=True), Delivery(envelope("2"))
     for delivery in (lost, back):
-        agent.work.on_bundle(delivery)  # type: ignore[arg-type]  # a fake
+        agent.work.ingress.on_bundle(delivery)  # type: ignore[arg-type]  # a fake
     agent.work.dissolve()
     await agent.departures.drain_publishes()
     assert (lost.acked, back.acked) == (1, 1)
@@ -255,7 +256,7 @@ async def test_what_has_just_been_confirmed_may_be_looked_at_to_be_cancelled(
     departures, keys = agent.departures, list[str]()
     told = departures._told
 
-    def look_at_it(leaving: module._Leaving, error: ManipleError | None) -> None:
+    def look_at_it(leaving: Leaving, error: ManipleError | None) -> None:
         told(leaving, error)
         leaving.outlet.cancel("a.task", departures._is_given_up)
         keys.append("a.task")

@@ -14,21 +14,28 @@ class Leaving:
 
     def __init__(self, *, seconds: float, pause: float, over: float) -> None:
         self.now = 0.0
+        self.draining = False
         self.goodbyes: list[float] = []
         self._pause, self._over = pause, over
         self.parts: Any = SimpleNamespace(
             ending=SimpleNamespace(seconds=seconds),
             hot=SimpleNamespace(pause=self._takes),
-            work=SimpleNamespace(drain_jobs=self._drain, draining=False),
+            work=SimpleNamespace(drain_jobs=self._drain, begin_draining=self._begin),
             confirmation=SimpleNamespace(fenced=lambda _: False),
             time=SimpleNamespace(clock=Clock(monotonic=lambda: self.now)),
         )
         self.heartbeats: Any = SimpleNamespace(
-            announce=lambda: None, send_heartbeat=self._send, patience=2.5
+            enter_phase=lambda _: None,
+            announce=lambda: None,
+            send_heartbeat=self._send,
+            patience=2.5,
         )
 
+    def _begin(self) -> None:
+        self.draining = True
+
     async def _takes(self, limit: float) -> None:
-        self.was_draining = self.parts.work.draining
+        self.was_draining = self.draining
         self.now += min(self._pause, limit)
 
     async def _drain(self, seconds: float) -> None:

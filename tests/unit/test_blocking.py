@@ -107,7 +107,7 @@ async def test_what_was_given_back_and_stopped_meanwhile_does_not_wait() -> None
     agent = Agent()
     await agent.take(Delivery(envelope("1")))
     (job,) = agent.executor.jobs
-    agent.work.stop_jobs([job])
+    agent.work.stopped.stop_jobs([job])
     agent.work.returned([job])
     await agent.settle()
     assert (len(agent.work.running), [*agent.work.waiting]) == (0, [])

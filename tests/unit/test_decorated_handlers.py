@@ -14,7 +14,8 @@ import maniple.testing
 from contexts import context_for
 from maniple.errors import ConfigurationError, ErrorCode
 from maniple.execution import Outcome, run_async, run_sync
-from maniple.tasks import Executor, TaskContext, TaskDefinition, TaskRegistry, task
+from maniple.task_registry import TaskRegistry
+from maniple.tasks import Executor, TaskContext, TaskDefinition, task
 
 Function = Callable[..., Any]
 seen: ContextVar[str] = ContextVar("seen", default="nothing")

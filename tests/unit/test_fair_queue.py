@@ -10,11 +10,12 @@ from msgspec import Raw
 
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import failed
+from maniple.task_registry import TaskRegistry
 from maniple.tasks import Executor as Kind
-from maniple.tasks import TaskRegistry, task
+from maniple.tasks import definition_of, task
 from maniple_agent import diagnostics
 from maniple_agent.fair_queue import in_a_row, may_take, most_of
-from work_with_fakes import Agent, Delivery, FakeExecutor, envelope
+from work_with_fakes import Agent, Delivery, FakeExecutor, a_task, envelope
 
 
 def of(capability: str, count: int, prefix: str = "") -> Delivery:
@@ -107,7 +108,7 @@ async def test_of_what_is_bounded_no_more_run_and_the_others_do_not_wait_for_it(
     assert running(agent) == {"a.once": 100, "a.task": 16}
     await agent.finish("a.task-0")
     assert running(agent)["a.task"] == 16
-    assert agent.work.waiting.usable(agent.work._registry.get("a.task"), 256) == 16  # type: ignore[arg-type]
+    assert agent.work.waiting.usable(definition_of(a_task), 256) == 16
 
 
 async def test_large_payloads_of_one_capability_leave_room_for_others() -> None:

@@ -129,7 +129,7 @@ async def test_whether_the_broker_takes_what_is_published_does_not_depend_on_who
 async def test_a_fence_that_opens_while_the_agent_leaves_lets_nothing_in() -> None:
     fenced = Fenced()
     await fenced.at(7.0)
-    fenced.agent.work.draining = True
+    fenced.agent.work.begin_draining()
     fenced.told.clear()
     fenced.fence.confirm(6.9)
     await fenced.agent.settle()

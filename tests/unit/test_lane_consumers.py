@@ -4,7 +4,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from maniple.amqp import Consumer
-from maniple.tasks import Executor, TaskRegistry, task
+from maniple.task_registry import TaskRegistry
+from maniple.tasks import Executor, task
 from maniple.topology import Queue
 from maniple_agent.fair_queue import most_of
 from maniple_agent.lane_consumers import LaneConsumers
@@ -97,7 +98,7 @@ class Taking:
         """Deliver to every consumer as much as its prefetch allows."""
         delivery: Any = None
         for consumer in self.hot.consumers.values():
-            consumer._unsettled = dict.fromkeys(range(consumer.prefetch), delivery)
+            consumer._deliveries.unsettled = dict.fromkeys(range(consumer.prefetch), delivery)
 
     def adapted(self) -> dict[str, int]:
         """Adapt; return the prefetch of each queue, 0 if it is paused."""
@@ -108,7 +109,7 @@ class Taking:
         }
 
 
-def test_suspects_are_taken_one_at_a_time_and_as_suspects() -> None:
+async def test_suspects_are_taken_one_at_a_time_and_as_suspects() -> None:
     taking = Taking(plain, slots=200)
     assert {queue: consumer.prefetch for queue, consumer in taking.hot.consumers.items()} == {
         "lane.a.plain": 2,
@@ -118,7 +119,6 @@ def test_suspects_are_taken_one_at_a_time_and_as_suspects() -> None:
     for queue in ("lane.a.plain", "lane.a.plain.suspect"):
         taking = Taking(plain)
         delivery: Any = Delivery(envelope("1", capability="a.task"))
-        taking.agent.work._schedule_pump = lambda: None  # type: ignore[method-assign]
         taking.hot.consumers[queue]._handle(delivery)
         taken += [job.suspect for job in taking.agent.work.waiting]
     assert taken == [False, True]

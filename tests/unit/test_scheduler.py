@@ -1,9 +1,6 @@
 """What an agent runs, and what it publishes of it."""
 
 from datetime import timedelta
-from typing import Any
-
-import pytest
 
 from maniple.errors import ErrorCode
 from maniple.execution import failed
@@ -20,23 +17,6 @@ async def test_a_bundle_is_acknowledged_when_all_its_results_are_confirmed() -> 
     await agent.finish("2", failed(ErrorCode.HANDLER_ERROR, "no"))
     assert [result.status for result in agent.results()] == [Status.SUCCEEDED, Status.FAILED]
     assert delivery.acked == 1
-
-
-@pytest.mark.parametrize(
-    ("changes", "status", "code"),
-    [
-        ({"deadline": NOW}, Status.EXPIRED, ErrorCode.DEADLINE_EXCEEDED),
-        ({"capability": "unknown"}, Status.FAILED, ErrorCode.NO_AGENT),
-    ],
-)
-async def test_what_cannot_run_here_ends_at_once(
-    changes: dict[str, Any], status: Status, code: ErrorCode
-) -> None:
-    agent, delivery = Agent(), Delivery(envelope("1", **changes))
-    await agent.take(delivery)
-    (result,) = agent.results()
-    assert result.error is not None
-    assert (result.status, result.error.code, delivery.acked) == (status, code, 1)
 
 
 async def test_what_expires_while_it_waits_is_not_started() -> None:
@@ -67,17 +47,6 @@ async def test_without_room_for_another_attempt_the_last_one_counts() -> None:
     await agent.finish("1", failed(ErrorCode.HANDLER_ERROR, "no"))
     (result,) = agent.results()
     assert (result.status, result.attempt, delivery.acked) == (Status.FAILED, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("body", "settled"),
-    [(b"[]", (1, 0)), (b"garbage", (0, 1)), (b'[{"id": 1}]', (0, 1))],
-)
-async def test_no_delivery_is_held_for_ever(body: bytes, settled: tuple[int, int]) -> None:
-    agent = Agent()
-    delivery = Delivery(body=body)
-    await agent.take(delivery)
-    assert (delivery.acked, delivery.rejected) == settled
 
 
 async def test_an_attempt_that_runs_for_a_second_is_recorded_once() -> None:

@@ -18,11 +18,11 @@ def task(name: str, **fields: Any) -> Any:
 
 
 def here(agent: Agent) -> int:
-    return agent.work.rooms.here()[KEY]
+    return agent.work.ingress.rooms.here()[KEY]
 
 
 def ended(agent: Agent) -> int:
-    return agent.work.rooms.take_ended()[KEY]
+    return agent.work.ingress.rooms.take_ended()[KEY]
 
 
 async def test_what_has_ended_leaves_with_the_acknowledgement_of_its_bundle() -> None:
@@ -33,7 +33,7 @@ async def test_what_has_ended_leaves_with_the_acknowledgement_of_its_bundle() ->
     assert (here(agent), ended(agent)) == (2, 0)
     await agent.finish("2")
     assert (here(agent), ended(agent)) == (0, 2)
-    assert agent.work.rooms.freed.is_set()
+    assert agent.work.ingress.rooms.freed.is_set()
 
 
 async def test_what_has_ended_and_comes_again_leaves_once() -> None:
@@ -92,4 +92,4 @@ async def test_each_bulkhead_is_told_apart(number: int) -> None:
     agent = Agent()
     names = [str(one) for one in range(number)]
     await agent.take(Delivery(*[envelope(name, bulkhead=f"b{name}") for name in names]))
-    assert agent.work.rooms.here() == Counter({f"b{name}": 1 for name in names})
+    assert agent.work.ingress.rooms.here() == Counter({f"b{name}": 1 for name in names})

@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Protocol
 
 import pytest
@@ -8,14 +7,7 @@ from maniple.errors import ConfigurationError
 from maniple.loading import load_registry
 from maniple.messages import RetryPlan
 from maniple.task_options import _CHECKS
-from maniple.tasks import (
-    Executor,
-    TaskContext,
-    TaskOptions,
-    TaskRegistry,
-    definition_of,
-    task,
-)
+from maniple.tasks import Executor, TaskContext, TaskOptions, definition_of, task
 
 
 async def coroutine(payload: Any) -> Any:
@@ -104,32 +96,6 @@ def test_every_option_is_checked_and_none_is_one_that_is_not_given() -> None:
 def test_what_can_be_stopped_may_be_exclusive(executor: Any) -> None:
     function = coroutine if executor == "async" else plain
     assert definition_of(task("a.b", executor=executor, exclusive=True)(function)).exclusive
-
-
-def test_a_registry_refuses_two_handlers_of_one_capability() -> None:
-    @task("a.b")
-    def one(payload: object) -> object:
-        return payload
-
-    @task("a.b")
-    def other(payload: object) -> object:
-        return payload
-
-    registry = TaskRegistry([one, one])
-    assert len(registry) == 1
-    with pytest.raises(ConfigurationError, match=r"a\.b"):
-        registry.add(other)
-    with pytest.raises(ConfigurationError, match="not marked"):
-        registry.add(print)
-
-
-def test_a_module_is_searched_for_marked_functions() -> None:
-    module = ModuleType("handlers")
-    vars(module).update(one=task("a.one")(lambda payload: payload), other=print, number=3)
-    registry = TaskRegistry()
-    registry.collect(module)
-    assert [definition.capability for definition in registry] == ["a.one"]
-    assert registry.get("a.two") is None
 
 
 def test_handlers_are_loaded_from_a_file_or_refused_by_name(tmp_path: Path) -> None:

@@ -60,14 +60,6 @@ def test_a_delay_tier_waits_its_time_and_comes_back_on_retry(seconds: float) -> 
     assert queue.bindings == ((topology.DELAY.name, topology.tier_name(seconds)),)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "tier"),
-    [(0.0, 0.1), (0.1, 0.1), (0.24, 0.1), (0.25, 0.25), (59.9, 30.0), (60, 60.0), (1e9, 3600.0)],
-)
-def test_a_wait_takes_the_longest_tier_that_is_not_too_long(seconds: float, tier: float) -> None:
-    assert topology.delay_tier(seconds) == tier
-
-
 def test_lanes_are_named_by_capability_and_variant() -> None:
     assert topology.lane_name("text.stats") == "text.stats"
     assert topology.lane_name("text.stats", "canary") == "text.stats@canary"
@@ -79,23 +71,3 @@ def test_the_reply_queue_of_a_client_is_bounded_and_ends_by_itself() -> None:
     assert queue.name == "maniple.replies.c1"
     assert queue.bindings == ((topology.REPLIES.name, "secret"),)
     assert {"x-max-length", "x-expires"} <= set(queue.all_arguments)
-
-
-@pytest.mark.parametrize("tier", topology.DELAY_TIERS)
-def test_there_is_another_tier_beside_each(tier: float) -> None:
-    other = topology.other_tier(tier)
-    assert other in topology.DELAY_TIERS
-    assert other != tier
-
-
-@pytest.mark.parametrize("most", topology.DELAY_TIERS[1:])
-def test_all_tiers_are_tried_for_which_a_task_has_time_and_none_that_is_longer(
-    most: float,
-) -> None:
-    tier, tried = topology.DELAY_TIERS[0], set[float]()
-    for _ in range(2 * len(topology.DELAY_TIERS)):
-        tier = topology.other_tier(tier, most)
-        tried.add(tier)
-    tiers = {one for one in topology.DELAY_TIERS if one <= most}
-    assert tried == tiers or most == topology.DELAY_TIERS[-1]
-    assert all(topology.other_tier(one, most) <= most for one in topology.DELAY_TIERS)

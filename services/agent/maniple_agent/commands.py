@@ -35,6 +35,11 @@ class Ending:
             self.seconds = min(self.seconds, seconds)
         self.stop()
 
+    def give_id_up(self) -> None:
+        """Leave now: another process has taken the agent's id."""
+        self.taken = True
+        self.begin_leaving(None)
+
     def check_identity(self) -> None:
         """Raise `ConfigurationError` if the agent left because another has its id."""
         if self.taken:
@@ -77,8 +82,7 @@ class AgentCommands:
         if command.replaced:
             log = structlog.get_logger("maniple.agent.handlers")
             log.error("another process has taken this agent's id; leaving")
-            self.ending.taken = True
-            self.ending.begin_leaving(None)
+            self.ending.give_id_up()
         elif self.returning.allows(self.monotonic()):
             fresh = self.new_id()
             by_clock = began(fresh)

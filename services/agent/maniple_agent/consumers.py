@@ -1,7 +1,7 @@
 """Every input of an agent but the queues of its lanes, and what takes it.
 
 Which queues those are follows from its handlers, and how much of each from what they take: see
-`lane_consumers.py`, which hands all of them to `Scheduler.on_bundle`.
+`lane_consumers.py`, which hands all of them to `Ingress.on_bundle`.
 """
 
 from collections.abc import Callable, Sequence

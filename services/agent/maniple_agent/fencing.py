@@ -90,7 +90,7 @@ class Fence:
             self._work.stop_exclusive()
         if self._work.running and self._departures.kept_bytes > KEPT_BYTES:
             self._log.error("too many results to keep; stopping", bytes=self._departures.kept_bytes)
-            self._work.stop_jobs(self._work.running)
+            self._work.stopped.stop_jobs(self._work.running)
 
     def _rebuild(self, now: float) -> None:
         """Replace connections that claim to stand: one that was cut in silence looks like that."""

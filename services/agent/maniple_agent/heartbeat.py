@@ -82,7 +82,7 @@ class Heartbeats:
         self._announced = 0
         self._sending: set[asyncio.Task[None]] = set()
         self._due = asyncio.Event()
-        self.phase = AgentPhase.ACTIVE
+        self._phase = AgentPhase.ACTIVE
 
     def begin_new_life(self, incarnation: Incarnation) -> None:
         """Come back as a new incarnation, because this one was declared failed."""
@@ -94,6 +94,10 @@ class Heartbeats:
         self._sequence = 0
         self._overdue = False
         self.announce()
+
+    def enter_phase(self, phase: AgentPhase) -> None:
+        """Say from the next heartbeat on that the agent is in this phase."""
+        self._phase = phase
 
     @property
     def patience(self) -> float:
@@ -178,11 +182,11 @@ class Heartbeats:
             incarnation=description.incarnation,
             sequence=self._sequence,
             sent_at=self._now(),
-            state=self.phase,
+            state=self._phase,
             slots=self._self.slots,
             in_flight=self._work.slots.taken,
             held=sum(1 for _ in self._work.waiting),
-            last_delivery_at=self._work.last_delivery_at,
+            last_delivery_at=self._work.ingress.last_delivery_at,
             hungry=self._self.hungry(),
             unconsumed=self._self.unconsumed(),
             loop_lag=self._health.loop_lag,
@@ -230,7 +234,7 @@ class OutcomeReports:
 
     async def _pause(self) -> None:
         """Wait for the next report: others may wait for the room that a bulkhead has again."""
-        freed = self._work.rooms.freed
+        freed = self._work.ingress.rooms.freed
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._period):
                 await freed.wait()
@@ -283,7 +287,7 @@ class OutcomeReports:
 
     def _bulkheads(self) -> tuple[BulkheadLoad, ...]:
         """Tell of every bulkhead that has tasks here, or had since the last report."""
-        here, ended = self._work.rooms.here(), self._work.rooms.take_ended()
+        here, ended = self._work.ingress.rooms.here(), self._work.ingress.rooms.take_ended()
         return tuple(
             BulkheadLoad(key=key, here=here[key], ended=ended[key])
             for key in sorted({*here, *ended})

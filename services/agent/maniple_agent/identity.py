@@ -1,18 +1,34 @@
-"""Whether another process that lives has this agent's id already."""
+"""What an agent says of itself, and whether another process that lives has its id already."""
 
 import asyncio
+import os
+import platform
+import socket
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from maniple.errors import BrokerUnavailable, ConfigurationError, PublishRefused, RequestFailed
+from maniple.identifiers import new_id
+from maniple.task_registry import TaskRegistry
+from maniple.tasks import Executor as Kind
 from maniple.timings import Heartbeats
 from maniple.topology import request_queue
+from maniple_agent.executors import Executor
+from maniple_agent.lane_consumers import LaneConsumers
 from maniple_agent.pids import exists
-from maniple_runtime.control.messages import AgentDescription
+from maniple_agent.settings import AgentSettings
+from maniple_runtime.control.messages import (
+    AgentDescription,
+    AgentId,
+    AgentTimings,
+    Incarnation,
+)
 from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.process import Runtime
 
 ASKED = 1.0  # seconds for an answer; without one, nobody knows of another
 LOOKS = 12  # in the time in which who lives sends a heartbeat
@@ -20,6 +36,33 @@ REGISTRY = "registry"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 NAMESPACE = Path("/proc/self/ns/pid")
 HOLDS = {"active", "unreachable", "draining"}
+
+
+def describe(
+    runtime: Runtime[AgentSettings],
+    registry: TaskRegistry,
+    lanes: LaneConsumers,
+    executors: Mapping[Kind, Executor],
+) -> AgentDescription:
+    """Return what does not change about this life of the agent."""
+    settings = runtime.settings
+    return AgentDescription(
+        agent=AgentId(settings.instance),
+        incarnation=Incarnation(new_id()),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        capabilities=tuple(definition.capability for definition in registry),
+        affinity=tuple(d.capability for d in registry if d.affinity),
+        lanes=lanes.names,
+        variants=settings.variants,
+        labels=settings.labels,
+        versions={"maniple": version("maniple"), "python": platform.python_version()},
+        slots={kind.value: executor.capacity for kind, executor in executors.items()},
+        http=runtime.http_url,
+        started_at=runtime.clock.now(),
+        timings=AgentTimings.of_timings(settings.timings),
+        pids=pids(),
+    )
 
 
 async def check_id(

@@ -95,6 +95,7 @@ class LaneConsumers:
     def _consume(self) -> None:
         """Put the consumers on the hot path."""
         hot, work = self._hot, self._work
+        on_bundle = work.ingress.on_bundle
 
         def consumer(queue: Queue, handle: Callable[[Delivery], None], prefetch: int) -> Consumer:
             return hot.consume(queue, handle, prefetch, on_lost=work.connection_lost)
@@ -103,12 +104,12 @@ class LaneConsumers:
             plain, suspects = lane_queues(lane)
             slots = self._capacities[self._served[lane].executor]
             wanted = prefetch_for(slots, None, None)
-            self._consumers[lane] = consumer(plain, work.on_bundle, wanted)
-            self._suspects[lane] = consumer(suspects, partial(work.on_bundle, suspect=True), 1)
+            self._consumers[lane] = consumer(plain, on_bundle, wanted)
+            self._suspects[lane] = consumer(suspects, partial(on_bundle, suspect=True), 1)
         if self._affine:
             wanted = max(self._consumers[lane].prefetch for lane in self._affine)
             self._own = self._places[self._own_queue.name] = consumer(
-                self._own_queue, work.on_bundle, wanted
+                self._own_queue, on_bundle, wanted
             )
         for lane in self._served:
             self._places[suspect_lane(lane)] = self._suspects[lane]

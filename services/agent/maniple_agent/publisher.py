@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from maniple.amqp import Publisher
 from maniple.attempts import NextAttempt
 from maniple.codec import encode
+from maniple.delay_tiers import other_tier
 from maniple.errors import ManipleError, PublishRefused
 from maniple.messages import (
     ENVELOPES_TYPE,
@@ -25,51 +25,16 @@ from maniple.topology import (
     EVENTS,
     LANES,
     RUNNING_KEY,
-    other_tier,
     tier_name,
 )
+from maniple_agent.leaving import LONGEST_PAUSE, Leaving, LeavingTask, Withdrawn
 from maniple_runtime.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
 from maniple_runtime.metric_names import HANDED_BACK, TASKS_RETRIED
 from maniple_runtime.publish.batch_publisher import BatchOptions, BatchPublisher, ResultPublisher
-from maniple_runtime.publish.confirm import ConfirmCallback, InFlightPublish, InFlightPublishes
+from maniple_runtime.publish.confirm import ConfirmCallback, InFlightPublishes
 from maniple_runtime.telemetry import Metrics
 
 REFUSED_PAUSE = 1.0
-LONGEST_PAUSE = 5.0  # of what has only to pass a dispatcher, which ends it if its time is over
-
-
-class _Withdrawn(ManipleError):
-    """It was not sent, because what was sent before it is not confirmed."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Task:
-    """What leaves: an envelope, whom to tell, and whether there may be two of it.
-
-    `most` is the longest that it has time to wait, in seconds.
-    """
-
-    encoded: bytes
-    done: ConfirmCallback
-    may_copy: bool
-    most: float = LONGEST_PAUSE
-
-
-class _Leaving:
-    """A `done` of what may have to go another way."""
-
-    __slots__ = ("done", "instead", "outlet", "ticket", "told")
-    ticket: InFlightPublish["_Leaving"] | None
-    told: Callable[["_Leaving", ManipleError | None], None]
-
-    def __init__(
-        self, outlet: BatchPublisher, done: ConfirmCallback, instead: Callable[[], None]
-    ) -> None:
-        self.outlet, self.done, self.instead = outlet, done, instead
-        self.ticket = None
-
-    def __call__(self, error: ManipleError | None) -> None:
-        self.told(self, error)
 
 
 class AgentPublisher:
@@ -100,11 +65,11 @@ class AgentPublisher:
         self._delay = BatchPublisher(publisher, DELAY, ENVELOPES_TYPE, counted)
         self._events = BatchPublisher(publisher, EVENTS, RUNNING_TYPE, insisting)
         self._times = times or Queues()
-        self.under_way: InFlightPublishes[_Leaving] = InFlightPublishes(self._times.patience)
+        self.under_way: InFlightPublishes[Leaving] = InFlightPublishes(self._times.patience)
         """What goes to a lane or a tier; see `answering`."""
         self._backoff = DestinationBackoff(self._times)
         self._cancel_at: dict[tuple[BatchPublisher, str], float] = {}
-        self._paused: set[_Task] = set()
+        self._paused: set[LeavingTask] = set()
         self._changed = asyncio.Event()
 
     @property
@@ -150,14 +115,14 @@ class AgentPublisher:
         encoded = encode(envelope)
         left = (envelope.deadline - (envelope.dispatched_at or envelope.deadline)).total_seconds()
         left = max(left, LONGEST_PAUSE)
-        waiting = _Task(encoded, done, may_copy, left)
+        waiting = LeavingTask(encoded, done, may_copy, left)
         if self._backoff.refusal(TIER_KEYS[again.tier][0], self._monotonic()) is not None:
             self._wait(waiting, again.tier)
             return
         self._try(
             self._delay,
             tier_name(again.tier),
-            _Task(encoded, delayed, may_copy, left),
+            LeavingTask(encoded, delayed, may_copy, left),
             lambda: self._wait(waiting, other_tier(again.tier, left)),
         )
 
@@ -183,7 +148,7 @@ class AgentPublisher:
 
         def wait(why: Waiting) -> None:
             encoded = encode(replace(envelope, waited_for=why.value, bulkhead=None))
-            self._wait(_Task(encoded, done, may_copy), REFUSED_PAUSE)
+            self._wait(LeavingTask(encoded, done, may_copy), REFUSED_PAUSE)
 
         def sent(error: ManipleError | None) -> None:
             if isinstance(error, PublishRefused):
@@ -199,10 +164,10 @@ class AgentPublisher:
         if self._backoff.refusal((LANES.name, key), self._monotonic()) is not None:
             wait(Waiting.UNCONFIRMED)
             return
-        task = _Task(encode(envelope), sent, may_copy)
+        task = LeavingTask(encode(envelope), sent, may_copy)
         self._try(self._lanes, key, task, unconfirmed)
 
-    def _wait(self, task: _Task, tier: float) -> None:
+    def _wait(self, task: LeavingTask, tier: float) -> None:
         """Have a task wait in a tier, or in another if that does not confirm or has no room.
 
         While none of them confirms, it waits here for the next that may be tried. A refusal shows
@@ -220,10 +185,10 @@ class AgentPublisher:
             else:
                 task.done(error)
 
-        trying = _Task(task.encoded, sent, task.may_copy, task.most)
+        trying = LeavingTask(task.encoded, sent, task.may_copy, task.most)
         self._try(self._delay, name, trying, lambda: self._wait(task, other))
 
-    def _pause(self, task: _Task, seconds: float, tier: float) -> None:
+    def _pause(self, task: LeavingTask, seconds: float, tier: float) -> None:
         """Keep a task for some seconds, and then let it wait in a tier."""
 
         def go_on() -> None:
@@ -234,18 +199,17 @@ class AgentPublisher:
         asyncio.get_running_loop().call_later(seconds, go_on)
 
     def _try(
-        self, outlet: BatchPublisher, key: str, task: _Task, instead: Callable[[], None]
+        self, outlet: BatchPublisher, key: str, task: LeavingTask, instead: Callable[[], None]
     ) -> None:
         """Publish, and do something `instead` if that is not confirmed while others are."""
         exchange = LANES if outlet is self._lanes else DELAY
-        leaving = _Leaving(outlet, task.done, instead)
+        leaving = Leaving(outlet, task.done, instead, self._told)
         leaving.ticket = self.under_way.begin(
             (exchange.name, key), leaving, self._monotonic(), may_copy=task.may_copy
         )
-        leaving.told = self._told
         outlet.add_item(key, task.encoded, leaving)
 
-    def _told(self, leaving: "_Leaving", error: ManipleError | None) -> None:
+    def _told(self, leaving: Leaving, error: ManipleError | None) -> None:
         """Go on with a task, now that it is known what became of its publish."""
         is_answer = error is None or isinstance(error, PublishRefused)
         ended = self.under_way.end if is_answer else self.under_way.withdraw
@@ -258,7 +222,7 @@ class AgentPublisher:
             self._backoff.reopen(ticket.key)
         if not ended(ticket):
             return  # something else was done about it
-        if isinstance(error, _Withdrawn):
+        if isinstance(error, Withdrawn):
             leaving.instead()
         else:
             leaving.done(error)
@@ -291,17 +255,17 @@ class AgentPublisher:
     def _withdraw(self, outlet: BatchPublisher, key: str) -> None:
         """Send by another way what was not sent yet."""
         for leaving in outlet.withdraw(key):
-            leaving(_Withdrawn("what was sent before it is not confirmed"))
+            leaving(Withdrawn("what was sent before it is not confirmed"))
 
     def _is_given_up(self, done: ConfirmCallback) -> bool:
-        if not isinstance(done, _Leaving):
+        if not isinstance(done, Leaving):
             return False
         return done.ticket is None or self.under_way.is_given_up(done.ticket)
 
     def ask_dispatcher(self, envelope: Envelope, done: ConfirmCallback, *, may_copy: bool) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
         self._metrics.counter(HANDED_BACK, "deadline").inc()
-        self._wait(_Task(encode(without_room(envelope)), done, may_copy), DELAY_TIERS[0])
+        self._wait(LeavingTask(encode(without_room(envelope)), done, may_copy), DELAY_TIERS[0])
 
     async def drain_publishes(self) -> None:
         """Return when everything has been confirmed, or what was done instead.

@@ -1,4 +1,4 @@
-"""What an agent does with a bundle: run its tasks, publish what came of them, then acknowledge.
+"""What an agent does with its tasks: run them, publish what came of them, then acknowledge.
 
 All of it happens on the connection loop; handlers run elsewhere (`maniple_agent.executors`).
 """
@@ -9,18 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
-import structlog
 from msgspec import Raw
 
-from maniple.amqp import Delivery
-from maniple.attempts import NextAttempt, expired
+from maniple.attempts import NextAttempt
 from maniple.clock import Clock
-from maniple.codec import decode_members
-from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, timed_out
-from maniple.messages import Envelope
+from maniple.task_registry import TaskRegistry
 from maniple.tasks import Executor as Kind
-from maniple.tasks import TaskRegistry
 from maniple.timings import Holding
 from maniple_agent.completion import (
     DRAIN,
@@ -32,30 +27,23 @@ from maniple_agent.completion import (
     TaskDeadlines,
     seconds_of,
 )
-from maniple_agent.domain.redelivery import (
-    is_over,
-    lost_at_most_once,
-    may_copy,
-    unknown_capability,
-)
 from maniple_agent.executors import Executor
 from maniple_agent.fair_queue import tight_from
-from maniple_agent.jobs import BulkheadReport, Bundle, Job, Report
+from maniple_agent.ingress import Ingress
+from maniple_agent.jobs import Job, Report
 from maniple_agent.progress import ProgressReports
 from maniple_agent.publisher import AgentPublisher
 from maniple_agent.run_queue import LaneMeasure, RunQueue
 from maniple_agent.slots import Slots
+from maniple_agent.stopped_jobs import StoppedJobs
 from maniple_agent.suspect_redelivery import SuspectRedelivery
 from maniple_agent.tracing import AttemptTracing
-from maniple_runtime.metric_names import HANDED_BACK, QUEUE_SECONDS, RUN_SECONDS
-from maniple_runtime.remnants import remnant_of, undecodable
+from maniple_runtime.metric_names import QUEUE_SECONDS, RUN_SECONDS
 from maniple_runtime.task_traces import exemplar_of
-from maniple_runtime.telemetry import Metrics, about
+from maniple_runtime.telemetry import Metrics
 
 DEPARTURE_SECONDS = 2.0
 MOST_BYTES = 64 * 1024**2
-LOST = "redelivered"
-STOPPED = "stopped"
 
 
 class Scheduler:
@@ -86,21 +74,16 @@ class Scheduler:
         """
         self._monotonic = clock.monotonic
         self._traces = traces
-        self._registry = registry
         self._departures = departures
         self._progress = progress
-        self._metrics = metrics
         self._queue_seconds = metrics.histograms(QUEUE_SECONDS)
         self._run_seconds = metrics.histograms(RUN_SECONDS)
         self._fenced = fenced
-        self.rooms = BulkheadReport()
         self._deadlines = TaskDeadlines(known or clock.now, clock)
         self._conclusions = Completion(agent, departures, self._deadlines, metrics, traces=traces)
         self.attempts = self._conclusions.attempts
         self._suspect: Job | None = None
-        self._stopped: list[Job] = []
         self._pumping = False
-        self._log = structlog.get_logger("maniple.agent.work")
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -112,103 +95,23 @@ class Scheduler:
         self._most_bytes = most_bytes
         self._running_bytes = 0
         self.measures: defaultdict[str, LaneMeasure] = defaultdict(LaneMeasure)
-        self.last_delivery_at: datetime | None = None
+        self.ingress = Ingress(
+            registry,
+            self.waiting,
+            self._conclusions,
+            self._splits,
+            departures,
+            deadlines=self._deadlines,
+            measures=self.measures,
+            metrics=metrics,
+            traces=traces,
+            queued=self._schedule_pump,
+        )
         self.slots = Slots(executors(self))
+        self.stopped = StoppedJobs(self.slots, self._conclusions, self._splits, traces, self._ended)
         for kind, executor in self.slots:
             names = [one.capability for one in registry if one.executor is kind]
             self.waiting.turns(kind).divide(names, executor.capacity, at_once or {})
-
-    # --- in ------------------------------------------------------------------------------
-
-    def on_bundle(self, delivery: Delivery, *, suspect: bool = False) -> None:
-        """Queue the tasks of one bundle from a lane."""
-        now = self._deadlines.now()
-        self.last_delivery_at = now.at
-        try:
-            members = decode_members(delivery.body, Envelope)
-        except InvalidMessage:
-            members = [InvalidMessage(ErrorCode.UNDECODABLE, "no bundle")]
-        if not members:
-            delivery.ack()
-            return
-        envelopes = [member for member in members if isinstance(member, Envelope)]
-        if not envelopes:
-            # The broker moves it to the dead-letter log with its bytes, and a dispatcher ends it.
-            self._metrics.counter(HANDED_BACK, "undecodable").inc()
-            delivery.reject()
-            return
-        bundle = Bundle(delivery, len(members), self._monotonic())
-        self.rooms.took(bundle, envelopes)
-        if self._traces.on:
-            self._traces.received(bundle, envelopes)
-        for member in members:
-            if isinstance(member, InvalidMessage):
-                self._end_remnant(member, bundle, now.at)
-        for envelope in envelopes:
-            try:
-                self._take_member(envelope, bundle, now, suspect=suspect)
-            except Exception as error:  # noqa: BLE001 - one of them must not cost the others
-                self._conclusions.fail(envelope, error, bundle.settle)
-        if not delivery.redelivered:
-            self.measures[envelopes[0].lane].bundled(len(envelopes))
-        self._schedule_pump()
-
-    def _take_member(
-        self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool
-    ) -> None:
-        again = bundle.redelivered or envelope.lost > 0
-        if again and self._adopt(envelope, bundle, suspect=suspect):
-            return
-        if bundle.redelivered:
-            self.measures[envelope.lane].record_end(well=False)
-            self._move(envelope, bundle, suspect=suspect)
-        else:
-            self._take_task(envelope, bundle, now, suspect=suspect)
-
-    def _end_remnant(self, unreadable: InvalidMessage, bundle: Bundle, now: datetime) -> None:
-        """End a task that cannot be read, beside others that can."""
-        self._metrics.counter(HANDED_BACK, "undecodable").inc()
-        envelope = remnant_of(unreadable, now)
-        if envelope is None:
-            self._log.error("what is no task came in a bundle", reason=unreadable.message)
-            bundle.settle()
-            return
-        result = undecodable(envelope, unreadable, self._conclusions.ran())
-        self._conclusions.publish_result(result, envelope, bundle.settle)
-
-    def _take_task(self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool) -> None:
-        definition = self._registry.definitions.get(envelope.capability)
-        fate = self._deadlines.fate(envelope, now)
-        if fate is DeadlineFate.ASKED:
-            self._departures.ask_dispatcher(envelope, bundle.settle, may_copy=may_copy(definition))
-            return
-        if fate is DeadlineFate.EXPIRED:
-            result = expired(envelope, self._conclusions.ran())
-        elif definition is None:
-            result = unknown_capability(envelope, self._conclusions.ran())
-        elif envelope.lost and is_over(envelope, definition):
-            result = lost_at_most_once(envelope, self._conclusions.ran())
-        else:
-            share = self.waiting.share(definition)
-            job = Job(envelope, definition, bundle, suspect=suspect, share=share)
-            self.attempts.add_attempt(job)
-            self.waiting.enqueue(job)
-            return
-        self._conclusions.publish_result(result, envelope, bundle.settle)
-
-    def _adopt(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
-        """Have an attempt that is still here settle its part of a bundle that brings it again."""
-        job = self.attempts.same(envelope)
-        if job is None:
-            return False
-        if not self.waiting.bring_back(job, envelope, bundle, suspect=suspect):
-            job.adopted_by(bundle)
-        self._log.info("adopted", **about(envelope))
-        return True
-
-    def _move(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> None:
-        moved = self._traces.migrated(envelope, LOST, lost=True)
-        self._splits.move(moved, self._conclusions.ran(), LOST, bundle, suspect=suspect)
 
     # --- running -------------------------------------------------------------------------
 
@@ -358,37 +261,18 @@ class Scheduler:
     def connection_lost(self) -> None:
         """Put away what was delivered: the broker gives it to others, from now on."""
         self.waiting.put_away_lost(self._monotonic())
-        self.stop_jobs([j for j in self.running if j.definition.exclusive and not j.bundle.alive])
+        self.stopped.stop_jobs(
+            [j for j in self.running if j.definition.exclusive and not j.bundle.alive]
+        )
 
     def stop_exclusive(self) -> None:
         """Stop what must not run twice."""
-        self.stop_jobs([job for job in self.running if job.definition.exclusive])
-
-    def stop_jobs(self, jobs: Iterable[Job]) -> None:
-        """Stop running jobs without a result: the broker has them, and gives them to others."""
-        for job in tuple(jobs):
-            self._log.warning("stopped without a result", **about(job.envelope))
-            self._ended(job)
-            self.attempts.forget_attempt(job)
-            if job.bundle.alive:
-                self._stopped.append(job)
-            self.slots.cancel_job(job)
+        self.stopped.stop_jobs([job for job in self.running if job.definition.exclusive])
 
     async def resume(self) -> None:
         """Go on: start what waits, and send on what was stopped, has ended and is still ours."""
         self._schedule_pump()
-        stopped = tuple(self._stopped)
-        await self.slots.await_ends(job for job in stopped if job.definition.exclusive)
-        for job in stopped:
-            if job in self._stopped:  # by now somebody else may have handed it on
-                self._stopped.remove(job)
-                self._send_on(job)
-
-    def _send_on(self, job: Job) -> None:
-        if job.bundle.alive:
-            moved = self._traces.stopped(job, STOPPED)
-            ran = self._conclusions.ran(job.started_at)
-            self._splits.move(moved, ran, STOPPED, job, suspect=job.suspect)
+        await self.stopped.send_on()
 
     # --- handing back --------------------------------------------------------------------
 
@@ -416,27 +300,25 @@ class Scheduler:
             seconds = max(0.0, (self._deadlines.clock.now() - job.started_at).total_seconds())
             self.outcome(job, timed_out(seconds), seconds)
 
+    def begin_draining(self) -> None:
+        """Take and start nothing more, whatever a fence says that opens meanwhile."""
+        self.draining = True
+
     async def drain_jobs(self, timeout: float) -> None:
         """Start nothing more, hand back what waits, let what runs end within `timeout` seconds.
 
         What still runs then is stopped, and runs again elsewhere unless it may not.
         """
-        self.draining = True
+        self.begin_draining()
         deadline = self._monotonic() + timeout
         self._conclusions.hand_back(self.waiting.take_all(), DRAIN)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
-        await self._stop_rest()
+        self.stopped.stop_jobs(self.running)
+        await self.stopped.hand_stopped_on(DRAIN)
         rest = max(DEPARTURE_SECONDS, deadline - self._monotonic())
         with contextlib.suppress(TimeoutError):
             # Without the broker it would take for ever; what is not confirmed comes again.
             async with asyncio.timeout(rest):
                 await self._departures.drain_publishes()
-
-    async def _stop_rest(self) -> None:
-        """Stop what runs, and hand it on: each member of a bundle alone, so that it can end."""
-        self.stop_jobs(self.running)
-        stopped, self._stopped = self._stopped, []
-        await self.slots.await_ends(job for job in stopped if job.definition.exclusive)
-        self._conclusions.hand_on(stopped, DRAIN)

@@ -10,7 +10,7 @@ from typing import Protocol
 from maniple.attempts import Ran
 from maniple.errors import ManipleError
 from maniple.messages import Envelope, Result
-from maniple.tasks import TaskRegistry
+from maniple.task_registry import TaskRegistry
 from maniple_agent.domain.redelivery import after_loss, may_copy
 from maniple_agent.publisher import AgentPublisher
 from maniple_runtime.publish.confirm import ConfirmCallback

@@ -1,19 +1,15 @@
 """Composition root of the agent; tests build it by the same function."""
 
 import contextlib
-import os
-import platform
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 from maniple.identifiers import new_id
 from maniple.loading import here, load_registry, located
+from maniple.task_registry import TaskRegistry
 from maniple.tasks import Executor as Kind
-from maniple.tasks import TaskRegistry
 from maniple_agent import diagnostics
 from maniple_agent.commands import AgentCommands, Ending
 from maniple_agent.completion import Known
@@ -22,7 +18,7 @@ from maniple_agent.domain.confirmation import Confirmation
 from maniple_agent.executors import Executor, LoopExecutor, ProcessExecutor, ThreadExecutor, cgroups
 from maniple_agent.fencing import Fence
 from maniple_agent.heartbeat import Heartbeats, OutcomeReports, Self
-from maniple_agent.identity import check_id, pids
+from maniple_agent.identity import check_id, describe
 from maniple_agent.jobs import Report
 from maniple_agent.lane_consumers import LaneConsumers
 from maniple_agent.progress import ProgressReports
@@ -34,10 +30,7 @@ from maniple_agent.tracing import AttemptTracing
 from maniple_runtime.cluster_time import ClusterTime, follow
 from maniple_runtime.control.messages import (
     AgentDescription,
-    AgentId,
     AgentPhase,
-    AgentTimings,
-    Incarnation,
     control_keys,
 )
 from maniple_runtime.control.plane import ControlPlane
@@ -125,7 +118,7 @@ async def build(runtime: Runtime[AgentSettings], folder: Path | None = None) -> 
     """
     settings = runtime.settings
     parts, monotonic = assemble(runtime, folder or here()), runtime.clock.monotonic
-    description = describe(runtime, parts)
+    description = describe(runtime, parts.registry, parts.lanes, parts.executors)
     plane = ControlPlane(
         settings.broker_url,
         name=runtime.connection_name("control"),
@@ -154,12 +147,12 @@ async def _leave(parts: Parts, heartbeats: Heartbeats) -> None:
     """Stop taking tasks, finish or hand back what is here, and say goodbye."""
     monotonic = parts.time.clock.monotonic
     began, seconds = monotonic(), parts.ending.seconds
-    parts.work.draining = True  # a fence that opens meanwhile must not let anything in
+    parts.work.begin_draining()  # a fence that opens meanwhile must not let anything in
     await parts.hot.pause(min(PAUSE_TIMEOUT, max(LEAST_PAUSE, seconds)))
-    heartbeats.phase = AgentPhase.DRAINING
+    heartbeats.enter_phase(AgentPhase.DRAINING)
     heartbeats.announce()
     await parts.work.drain_jobs(max(0.0, seconds - (monotonic() - began)))
-    heartbeats.phase = AgentPhase.LEAVING
+    heartbeats.enter_phase(AgentPhase.LEAVING)
     left = seconds + GOODBYE_MARGIN - (monotonic() - began)
     if left > 0 and not parts.confirmation.fenced(monotonic()):
         await heartbeats.send_heartbeat(min(heartbeats.patience, left))
@@ -219,28 +212,6 @@ async def _report(
         watch.watch_tasks(fence, runtime.metrics, runtime.health, parts.time.now), "watch"
     )
     return heartbeats
-
-
-def describe(runtime: Runtime[AgentSettings], parts: Parts) -> AgentDescription:
-    """Return what does not change about this life of the agent."""
-    settings = runtime.settings
-    return AgentDescription(
-        agent=AgentId(settings.instance),
-        incarnation=Incarnation(new_id()),
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        capabilities=tuple(definition.capability for definition in parts.registry),
-        affinity=tuple(d.capability for d in parts.registry if d.affinity),
-        lanes=parts.lanes.names,
-        variants=settings.variants,
-        labels=settings.labels,
-        versions={"maniple": version("maniple"), "python": platform.python_version()},
-        slots={kind.value: executor.capacity for kind, executor in parts.executors.items()},
-        http=runtime.http_url,
-        started_at=runtime.clock.now(),
-        timings=AgentTimings.of_timings(settings.timings),
-        pids=pids(),
-    )
 
 
 def _offers(registry: TaskRegistry) -> dict[str, list[str]]:

@@ -12,11 +12,11 @@ from typing import Any
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
+from maniple.delay_tiers import delay_tier
 from maniple.errors import ErrorCode
 from maniple.execution import Outcome
 from maniple.messages import Envelope, Failure, Result, RetryPlan, Status, Waiting
 from maniple.tasks import DEFAULT_ATTEMPTS, DEFAULT_TIMEOUT, TaskContext, TaskDefinition
-from maniple.topology import delay_tier
 
 NO_PLAN = RetryPlan()
 

@@ -17,7 +17,8 @@ from types import ModuleType
 from typing import Any, cast
 
 from maniple.errors import ConfigurationError
-from maniple.tasks import TaskRegistry, task
+from maniple.task_registry import TaskRegistry
+from maniple.tasks import task
 
 SUFFIX = ".py"
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

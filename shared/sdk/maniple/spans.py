@@ -5,7 +5,6 @@ messages are those of OpenTelemetry's semantic conventions 1.45 (`messaging.…`
 ours begin with `maniple.`. No attribute contains a payload, an output or the text of an error.
 """
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -13,7 +12,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 Value = str | int | float | bool | list[str]
-Attributes = Mapping[str, Value]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -39,7 +39,8 @@ from maniple.messages import (
     Task,
     carried,
 )
-from maniple.tasks import Executor, TaskDefinition, TaskRegistry
+from maniple.task_registry import TaskRegistry
+from maniple.tasks import Executor, TaskDefinition
 
 AGENT = "testing"
 SLOTS = 16

@@ -5,13 +5,14 @@ All processes of a cluster should have equal `Timings`; processes that differ ar
 concern one process only (how often a screen is drawn, how long a tool waits) are not here.
 
 The parts, with what each time means and who relies on it, are in `maniple.timing_parts`; a value
-that would break a promise cannot be made, see `maniple.timing_rules`.
+that would break a promise (`maniple.timing_rules`) cannot be made.
 """
 
 import hashlib
 from dataclasses import dataclass, field, fields, replace
 from typing import Final, Self
 
+from maniple.timing_checks import complaints
 from maniple.timing_parts import (
     Amqp,
     Bounds,
@@ -29,7 +30,6 @@ from maniple.timing_parts import (
     Standby,
     Watching,
 )
-from maniple.timing_rules import complaints
 
 __all__ = [
     "LEAST_SCALE",

@@ -21,6 +21,7 @@ from maniple.amqp import (
     Publisher,
     declare,
 )
+from maniple.amqp.delivery import UnsettledDeliveries
 from maniple.clock import SYSTEM_CLOCK
 from maniple.codec import encode
 from maniple.identifiers import new_id
@@ -136,13 +137,13 @@ async def dispatcher(servers: LocalServers) -> AsyncIterator[Dispatcher]:
 def rejected(monkeypatch: pytest.MonkeyPatch) -> list[Delivery]:
     """What a consumer refused, so that the broker dead-lettered it."""
     noted: list[Delivery] = []
-    reject = Consumer.reject
+    reject = UnsettledDeliveries.reject
 
-    def note(consumer: Consumer, delivery: Delivery) -> None:
+    def note(deliveries: UnsettledDeliveries, delivery: Delivery) -> None:
         noted.append(delivery)
-        reject(consumer, delivery)
+        reject(deliveries, delivery)
 
-    monkeypatch.setattr(Consumer, "reject", note)
+    monkeypatch.setattr(UnsettledDeliveries, "reject", note)
     return noted
 
 

@@ -26,7 +26,8 @@ from maniple.errors import ConfigurationError
 from maniple.execution import encode_progress, run_sync
 from maniple.forks import keep_from_children, keep_signals_from_children
 from maniple.loading import load_registry
-from maniple.tasks import TaskContext, TaskRegistry
+from maniple.task_registry import TaskRegistry
+from maniple.tasks import TaskContext
 from maniple_agent.executors import cgroups
 from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.frames import LENGTH, WorkerCall, WorkerReply, framed

@@ -9,11 +9,12 @@ from maniple.amqp import Outgoing, Publisher
 from maniple.amqp.batching import Bundler
 from maniple.clock import Clock
 from maniple.codec import encode
+from maniple.delay_tiers import other_tier
 from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
 from maniple.messages import ENVELOPES_TYPE, Waiting
 from maniple.timings import Queues
-from maniple.topology import DEFAULT, DELAY, RETRY_QUEUE, other_tier
+from maniple.topology import DEFAULT, DELAY, RETRY_QUEUE
 from maniple_dispatcher.pipeline.verdicts import Wait, shorter
 from maniple_runtime.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
 from maniple_runtime.metric_names import BUNDLE_TASKS, BUNDLES_SENT, BYTES_SENT, PUBLISHES_REFUSED

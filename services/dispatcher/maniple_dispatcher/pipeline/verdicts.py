@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 import msgspec
 
 from maniple.attempts import Ran, result_of
+from maniple.delay_tiers import delay_tier
 from maniple.errors import ErrorCode
 from maniple.messages import Envelope, Failure, Result, Status, Waiting
-from maniple.topology import DELAY_TIERS, delay_tier
+from maniple.topology import DELAY_TIERS
 from maniple_dispatcher.limits.breaker import BreakerState
 from maniple_dispatcher.limits.limit import Limit
 

@@ -17,7 +17,8 @@ from maniple.amqp.delivery import Delivery
 from maniple.amqp.first_publish import FirstPublishes
 from maniple.amqp.listener import Inspector, Listener, QueueView
 from maniple.amqp.orphaned_queue import OrphanedQueue, leftover
-from maniple.amqp.publisher import Outgoing, Publisher
+from maniple.amqp.outgoing import Outgoing
+from maniple.amqp.publisher import Publisher
 from maniple.amqp.pull import Pull, Pulls
 from maniple.amqp.subscription import Subscription
 from maniple.amqp.suspect_addresses import SuspectAddresses

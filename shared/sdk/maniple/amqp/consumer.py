@@ -11,7 +11,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from maniple.amqp.byte_budget import ByteBudget, ByteShare
 from maniple.amqp.connection_errors import is_loss
-from maniple.amqp.delivery import Delivery
+from maniple.amqp.delivery import Delivery, UnsettledDeliveries, raise_error
 from maniple.amqp.supervision import CLOSE_TIMEOUT, safely
 
 QUIET = 0.05
@@ -31,9 +31,7 @@ class Owner(Protocol):
 class Consumer:
     """Consumes one queue on a channel of its own; `handle` is called with each delivery.
 
-    Acknowledgements of one turn of the loop travel together: one frame for the contiguous head,
-    one for each that overtook a slower one. `generation` counts connections. A delivery that
-    `handle` raises on is rejected, so that it cannot be held for ever.
+    A delivery that `handle` raises on is rejected, so that it cannot be held for ever.
     """
 
     def __init__(  # noqa: PLR0913 - what it consumes, and whom it tells
@@ -60,19 +58,12 @@ class Consumer:
         self._handle = handle
         self.prefetch = prefetch
         self._arguments = arguments
-        self._channel: AbstractChannel | None = None
         self._consumer_tag = ""
         self._in_force: int | None = None  # the prefetch that the broker knows, while we consume
         self._fitting = asyncio.Lock()
         self._refitting: asyncio.Task[None] | None = None
         self.waits = False
         """Whether the broker has not answered yet what it was asked for last."""
-        self.generation = 0
-        self._unsettled: dict[int, Delivery] = {}
-        self._settled: set[int] = set()
-        self._rejected: list[int] = []
-        self._flush_scheduled = False
-        self._flushing = asyncio.Lock()
         self._paused = False
         self._stale = False
         self._budget = budget
@@ -85,7 +76,17 @@ class Consumer:
                 prefetch=lambda: self.prefetch,
                 changed=None if steady else self._refit,
             )
+        self._deliveries = UnsettledDeliveries(self._share)
         self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def generation(self) -> int:
+        """Counts connections."""
+        return self._deliveries.generation
+
+    @property
+    def _channel(self) -> AbstractChannel | None:
+        return self._deliveries.channel
 
     @property
     def hungry(self) -> bool:
@@ -99,7 +100,7 @@ class Consumer:
     def wants_more(self) -> bool:
         """Whether it would take more now if its queue answered."""
         wanted = self._wanted
-        return wanted is not None and len(self._unsettled) < wanted
+        return wanted is not None and len(self._deliveries.unsettled) < wanted
 
     @property
     def consumes(self) -> bool:
@@ -116,8 +117,7 @@ class Consumer:
         opening = asyncio.ensure_future(connection.channel(publisher_confirms=False))
         try:
             channel = await asyncio.shield(opening)
-            self.generation += 1
-            self._channel = channel
+            self._deliveries.use_channel(channel)
             channel.on_consumer_cancel_callbacks.add(lambda _: self._suspect())
             await self._fit()
         except BaseException:
@@ -135,20 +135,16 @@ class Consumer:
     @property
     def unsettled(self) -> int:
         """Deliveries that are neither acknowledged nor refused."""
-        return len(self._unsettled)
+        return len(self._deliveries.unsettled)
 
     def lost(self) -> None:
         """Abandon the channel and every delivery tag of it."""
-        self.generation += 1
-        self._channel = None
+        self._deliveries.lost()
         self._in_force = None
         self._stale = False
         self.waits = False
         if self._refitting is not None:
             self._refitting.cancel()
-        self._unsettled.clear()
-        self._settled.clear()
-        self._rejected.clear()
         if self._share is not None:
             self._share.clear()
         if self._on_lost is not None:
@@ -192,6 +188,10 @@ class Consumer:
         self.want(paused=False)
         await self._fitted()
 
+    async def flush(self) -> None:
+        """Send the acknowledgements that wait."""
+        await self._deliveries.flush()
+
     async def settle_delivery(self) -> None:
         """Stop consuming and have the acknowledgements applied; used before closing.
 
@@ -209,7 +209,7 @@ class Consumer:
         # In a task of its own: aiormq closes the channel of a request whose caller is cancelled.
         if self._channel is not None and (self._refitting is None or self._refitting.done()):
             self._refitting = asyncio.get_running_loop().create_task(self._fit_or_suspect())
-            self._refitting.add_done_callback(_ended)
+            self._refitting.add_done_callback(raise_error)
 
     async def _fitted(self) -> None:
         if self._refitting is not None and not self._refitting.done():
@@ -250,7 +250,7 @@ class Consumer:
     async def _cancel(self, channel: AbstractChannel) -> None:
         # What is under way to a consumer that is cancelled comes back as redelivered, as if we had
         # died with it (rabbitmq-server 3746); while nothing is acknowledged, nothing new sets out.
-        async with self._flushing:
+        async with self._deliveries.flushing:
             await asyncio.sleep(QUIET)
             if channel is self._channel:
                 self._in_force, self._stale = None, False
@@ -260,23 +260,22 @@ class Consumer:
     def _wanted(self) -> int | None:
         """The prefetch to consume with; None while it is not to consume."""
         share = self._share
-        if share is None:
-            return None if self._paused else self.prefetch
-        if self._paused or share.held_back:
+        if self._paused or (share is not None and share.held_back):
             return None
-        return share.prefetch
+        return self.prefetch if share is None else share.prefetch
 
     async def _consume(self, channel: AbstractChannel, prefetch: int) -> None:
-        generation = self.generation
+        deliveries = self._deliveries
+        generation = deliveries.generation
         await channel.basic_qos(prefetch_count=prefetch)
 
         async def deliver(message: DeliveredMessage) -> None:
-            if generation != self.generation:
+            if generation != deliveries.generation:
                 return
-            delivery = Delivery(self, message, generation)
-            self._unsettled[delivery.tag] = delivery
+            delivery = Delivery(deliveries, message, generation)
+            deliveries.unsettled[delivery.tag] = delivery
             share = self._share
-            if share is None or share.count_delivery(delivery, len(self._unsettled)):
+            if share is None or share.count_delivery(delivery, len(deliveries.unsettled)):
                 self._hand(delivery)
 
         result = await channel.basic_consume(
@@ -291,85 +290,7 @@ class Consumer:
             self._handle(delivery)
         except Exception:  # noqa: BLE001 - a message must not be held for ever, whatever is wrong
             _log.exception("a delivery from %s cannot be handled", self.queue)
-            self.reject(delivery)
-
-    def ack(self, delivery: Delivery) -> None:
-        """Settle a delivery; see `Delivery.ack`."""
-        if self._may_settle(delivery):
-            self._settled.add(delivery.tag)
-            self._schedule_flush()
-
-    def reject(self, delivery: Delivery) -> None:
-        """Refuse a delivery; see `Delivery.reject`."""
-        if self._may_settle(delivery):
-            self._end(delivery.tag)
-            self._rejected.append(delivery.tag)
-            self._schedule_flush()
-
-    def lighten(self, delivery: Delivery, weight: int) -> None:
-        """Count less for a delivery; see `Delivery.lighten`."""
-        share = self._share
-        if share is None or not self._may_settle(delivery) or weight >= delivery.weight:
-            return
-        share.lighten(delivery, weight)
-        # Not within what handles this one, which may be one of many that wait.
-        asyncio.get_running_loop().call_soon(share.hand_on)
-
-    def _end(self, tag: int) -> None:
-        delivery = self._unsettled.pop(tag)
-        if self._share is not None:
-            self._share.count_settled(delivery)
-
-    def _may_settle(self, delivery: Delivery) -> bool:
-        return (
-            delivery.generation == self.generation
-            and delivery.tag in self._unsettled
-            and delivery.tag not in self._settled
-        )
-
-    def _schedule_flush(self) -> None:
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            asyncio.get_running_loop().call_soon(self._start_flush)
-
-    def _start_flush(self) -> None:
-        task = asyncio.get_running_loop().create_task(self.flush())
-        task.add_done_callback(_ended)
-
-    async def flush(self) -> None:
-        """Send the acknowledgements that wait."""
-        # One at a time: an ack up to some tag must not overtake the single acks below it.
-        async with self._flushing:
-            self._flush_scheduled = False
-            channel = self._channel
-            if channel is None:
-                return
-            try:
-                await self._send_settled(channel)
-            except (Exception, asyncio.CancelledError) as error:
-                if not is_loss(error):
-                    raise
-
-    async def _send_settled(self, channel: AbstractChannel) -> None:
-        settled, self._settled = self._settled, set()
-        rejected, self._rejected = self._rejected, []
-        head = 0
-        for tag in list(self._unsettled):
-            if tag not in settled:
-                break
-            head = tag
-            settled.discard(tag)
-            self._end(tag)
-        for tag in settled:
-            self._end(tag)
-        if self._share is not None:
-            self._share.hand_on()
-        for tag in rejected:
-            await channel.basic_reject(tag, requeue=False)
-        if head:
-            await channel.basic_ack(head, multiple=True)
-        for tag in sorted(settled):
-            await channel.basic_ack(tag)
+            delivery.reject()
 
 
 async def close_channel(channel: AbstractChannel) -> None:
@@ -377,8 +298,3 @@ async def close_channel(channel: AbstractChannel) -> None:
     with contextlib.suppress(Exception, asyncio.CancelledError):
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await channel.close()
-
-
-def _ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        raise error

@@ -1,9 +1,15 @@
-"""One message as the broker delivered it."""
+"""One message as the broker delivered it, and how those of a consumer are settled."""
 
-from typing import Any, Protocol
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
 
-from aiormq.abc import DeliveredMessage
+from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp import commands
+
+from maniple.amqp.connection_errors import is_loss
+
+if TYPE_CHECKING:
+    from maniple.amqp.byte_budget import ByteShare
 
 
 class Receiver(Protocol):
@@ -35,7 +41,7 @@ class Delivery:
     """One message as delivered. Settle it with `ack`, once; later calls do nothing."""
 
     __slots__ = (
-        "_consumer",
+        "_receiver",
         "body",
         "generation",
         "properties",
@@ -45,11 +51,11 @@ class Delivery:
         "weight",
     )
 
-    def __init__(self, consumer: Receiver, message: DeliveredMessage, generation: int) -> None:
+    def __init__(self, receiver: Receiver, message: DeliveredMessage, generation: int) -> None:
         """Take over what aiormq delivered."""
         delivery = message.delivery
         assert isinstance(delivery, commands.Basic.Deliver | commands.Basic.GetOk)  # noqa: S101 - what one gets
-        self._consumer = consumer
+        self._receiver = receiver
         self.body = message.body
         self.properties = message.header.properties
         self.redelivered = bool(delivery.redelivered)
@@ -67,20 +73,138 @@ class Delivery:
     @property
     def alive(self) -> bool:
         """Whether the connection that delivered it still stands, so that an ack can arrive."""
-        return self.generation == self._consumer.generation
+        return self.generation == self._receiver.generation
 
     def ack(self) -> None:
         """Acknowledge soon; idempotent; abandoned when the connection has been lost since."""
-        self._consumer.ack(self)
+        self._receiver.ack(self)
 
     def lighten(self, weight: int) -> None:
         """Say that it takes less than could be seen before it was read; others get the room."""
-        self._consumer.lighten(self, weight)
+        self._receiver.lighten(self, weight)
 
     async def flushed(self) -> None:
         """Return once acknowledgements until now are written, or their connection is lost."""
-        await self._consumer.flush()
+        await self._receiver.flush()
 
     def reject(self) -> None:
         """Refuse for good: the broker dead-letters it with its bytes."""
-        self._consumer.reject(self)
+        self._receiver.reject(self)
+
+
+class UnsettledDeliveries:
+    """The deliveries of one consumer that are not settled, and their acknowledgements.
+
+    Acknowledgements of one turn of the loop travel together: one frame for the contiguous head,
+    one for each that overtook a slower one. `generation` counts connections.
+    """
+
+    def __init__(self, share: "ByteShare | None" = None) -> None:
+        """Begin without a channel; a `share` of a budget counts what is not settled."""
+        self._share = share
+        self.channel: AbstractChannel | None = None
+        self.generation = 0
+        self.unsettled: dict[int, Delivery] = {}
+        """By delivery tag, in the order in which they came."""
+        self._settled: set[int] = set()
+        self._rejected: list[int] = []
+        self._flush_scheduled = False
+        self.flushing = asyncio.Lock()
+        """Held while acknowledgements are written; whoever has it keeps them back."""
+
+    def use_channel(self, channel: AbstractChannel) -> None:
+        """Settle on a new channel what it will deliver."""
+        self.generation += 1
+        self.channel = channel
+
+    def lost(self) -> None:
+        """Abandon the channel and every delivery tag of it."""
+        self.generation += 1
+        self.channel = None
+        self.unsettled.clear()
+        self._settled.clear()
+        self._rejected.clear()
+
+    def ack(self, delivery: Delivery) -> None:
+        """Settle a delivery; see `Delivery.ack`."""
+        if self._may_settle(delivery):
+            self._settled.add(delivery.tag)
+            self._schedule_flush()
+
+    def reject(self, delivery: Delivery) -> None:
+        """Refuse a delivery; see `Delivery.reject`."""
+        if self._may_settle(delivery):
+            self._end(delivery.tag)
+            self._rejected.append(delivery.tag)
+            self._schedule_flush()
+
+    def lighten(self, delivery: Delivery, weight: int) -> None:
+        """Count less for a delivery; see `Delivery.lighten`."""
+        share = self._share
+        if share is None or not self._may_settle(delivery) or weight >= delivery.weight:
+            return
+        share.lighten(delivery, weight)
+        # Not within what handles this one, which may be one of many that wait.
+        asyncio.get_running_loop().call_soon(share.hand_on)
+
+    def _end(self, tag: int) -> None:
+        delivery = self.unsettled.pop(tag)
+        if self._share is not None:
+            self._share.count_settled(delivery)
+
+    def _may_settle(self, delivery: Delivery) -> bool:
+        return (
+            delivery.generation == self.generation
+            and delivery.tag in self.unsettled
+            and delivery.tag not in self._settled
+        )
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._start_flush)
+
+    def _start_flush(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.flush())
+        task.add_done_callback(raise_error)
+
+    async def flush(self) -> None:
+        """Send the acknowledgements that wait."""
+        # One at a time: an ack up to some tag must not overtake the single acks below it.
+        async with self.flushing:
+            self._flush_scheduled = False
+            channel = self.channel
+            if channel is None:
+                return
+            try:
+                await self._send_settled(channel)
+            except (Exception, asyncio.CancelledError) as error:
+                if not is_loss(error):
+                    raise
+
+    async def _send_settled(self, channel: AbstractChannel) -> None:
+        settled, self._settled = self._settled, set()
+        rejected, self._rejected = self._rejected, []
+        head = 0
+        for tag in list(self.unsettled):
+            if tag not in settled:
+                break
+            head = tag
+            settled.discard(tag)
+            self._end(tag)
+        for tag in settled:
+            self._end(tag)
+        if self._share is not None:
+            self._share.hand_on()
+        for tag in rejected:
+            await channel.basic_reject(tag, requeue=False)
+        if head:
+            await channel.basic_ack(head, multiple=True)
+        for tag in sorted(settled):
+            await channel.basic_ack(tag)
+
+
+def raise_error(task: asyncio.Task[None]) -> None:
+    """Raise the error of a task that has failed: the loop tells of it."""
+    if not task.cancelled() and (error := task.exception()):
+        raise error

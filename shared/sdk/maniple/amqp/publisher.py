@@ -1,72 +1,21 @@
 """Publishing with confirms."""
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
 
 import aiormq
 from aiormq.abc import AbstractChannel
-from pamqp import commands
 
 from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.first_publish import FirstPublishes, Place
+from maniple.amqp.outgoing import Outgoing, refused, send_outgoing
 from maniple.amqp.refusal import check_published, end_of
 from maniple.amqp.supervision import FIRST_BACKOFF
 from maniple.amqp.suspect_addresses import LOSS_SECONDS, SHUNNED_SECONDS, SuspectAddresses
-from maniple.errors import BrokerUnavailable, PublishRefused
+from maniple.errors import BrokerUnavailable
 
 LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One message to publish. `exchange` may be "" for the default exchange.
-
-    A `reply_to` or `correlation_id` that changes with the connection is a function, called at each
-    send. `again` are additional headers for a message that is sent once more after a lost
-    connection. With `once` it is not sent again: it fails with `BrokerUnavailable`, so that its
-    sender can decide anew.
-    """
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    message_id: str
-    type: str
-    correlation_id: str | Callable[[], str | None] | None = None
-    reply_to: str | Callable[[], str] | None = None
-    headers: dict[str, Any] | None = None
-    persistent: bool = True
-    mandatory: bool = True
-    again: dict[str, Any] | None = None
-    once: bool = False
-
-    @property
-    def place(self) -> Place:
-        """Exchange and routing key."""
-        return self.exchange, self.routing_key
-
-    def properties(self, *, repeated: bool = False) -> commands.Basic.Properties:
-        """AMQP properties of the message; `repeated` if it may have arrived before."""
-        headers = self.headers
-        if repeated and self.again is not None:
-            headers = {**(headers or {}), **self.again}
-        return commands.Basic.Properties(
-            content_type="application/json",
-            delivery_mode=2 if self.persistent else 1,
-            message_id=self.message_id,
-            message_type=self.type,
-            correlation_id=_now(self.correlation_id),
-            reply_to=_now(self.reply_to),
-            headers=headers,
-        )
-
-
-def _now(value: str | Callable[[], str | None] | None) -> str | None:
-    return value() if callable(value) else value
 
 
 class Publisher:
@@ -234,7 +183,7 @@ class Publisher:
             if channel is not lost_on:
                 lost_on = channel
                 losses += suspected or self._blamed is not channel
-        raise _refused(message, unroutable=False)
+        raise refused(message, unroutable=False)
 
     def shuns(self, key: str) -> bool:
         """Tell whether publishes there fail for now, because they would cost the connection."""
@@ -296,7 +245,7 @@ class Publisher:
         except aiormq.exceptions.DeliveryError as error:
             self._clear(message, channel)
             unroutable = isinstance(error, aiormq.exceptions.PublishError)
-            raise _refused(message, unroutable=unroutable) from error
+            raise refused(message, unroutable=unroutable) from error
         except (Exception, asyncio.CancelledError) as error:
             # Only a new connection tells what became of it.
             if not is_loss(error):
@@ -325,11 +274,11 @@ class Publisher:
         try:
             if scouts is not None and not scouts.knows(place):
                 await scouts.publish_first(
-                    place, lambda scout: _basic_publish(scout, message, properties)
+                    place, lambda scout: send_outgoing(scout, message, properties)
                 )
                 return
             try:
-                await _basic_publish(channel, message, properties)
+                await send_outgoing(channel, message, properties)
             except aiormq.exceptions.DeliveryError as error:  # refused, or bound to nothing
                 self._answered = max(self._answered, sent_at)
                 if scouts is not None and isinstance(error, aiormq.exceptions.PublishError):
@@ -340,20 +289,3 @@ class Publisher:
                 scouts.learn(place)
         finally:
             del self._unconfirmed[number]
-
-
-async def _basic_publish(
-    channel: AbstractChannel, message: Outgoing, properties: commands.Basic.Properties
-) -> None:
-    await channel.basic_publish(
-        message.body,
-        exchange=message.exchange,
-        routing_key=message.routing_key,
-        properties=properties,
-        mandatory=message.mandatory,
-    )
-
-
-def _refused(message: Outgoing, *, unroutable: bool) -> PublishRefused:
-    """Return the error of a publish that the broker refused."""
-    return PublishRefused(message.exchange, message.routing_key, unroutable=unroutable)

@@ -1,0 +1,77 @@
+"""A message that is to be published."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiormq.abc import AbstractChannel
+from pamqp import commands
+
+from maniple.amqp.first_publish import Place
+from maniple.errors import PublishRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to publish. `exchange` may be "" for the default exchange.
+
+    A `reply_to` or `correlation_id` that changes with the connection is a function, called at each
+    send. `again` are additional headers for a message that is sent once more after a lost
+    connection. With `once` it is not sent again: it fails with `BrokerUnavailable`, so that its
+    sender can decide anew.
+    """
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    message_id: str
+    type: str
+    correlation_id: str | Callable[[], str | None] | None = None
+    reply_to: str | Callable[[], str] | None = None
+    headers: dict[str, Any] | None = None
+    persistent: bool = True
+    mandatory: bool = True
+    again: dict[str, Any] | None = None
+    once: bool = False
+
+    @property
+    def place(self) -> Place:
+        """Exchange and routing key."""
+        return self.exchange, self.routing_key
+
+    def properties(self, *, repeated: bool = False) -> commands.Basic.Properties:
+        """AMQP properties of the message; `repeated` if it may have arrived before."""
+        headers = self.headers
+        if repeated and self.again is not None:
+            headers = {**(headers or {}), **self.again}
+        return commands.Basic.Properties(
+            content_type="application/json",
+            delivery_mode=2 if self.persistent else 1,
+            message_id=self.message_id,
+            message_type=self.type,
+            correlation_id=_now(self.correlation_id),
+            reply_to=_now(self.reply_to),
+            headers=headers,
+        )
+
+
+def _now(value: str | Callable[[], str | None] | None) -> str | None:
+    return value() if callable(value) else value
+
+
+async def send_outgoing(
+    channel: AbstractChannel, message: Outgoing, properties: commands.Basic.Properties
+) -> None:
+    """Publish a message on a channel, once; raises as aiormq's `basic_publish`."""
+    await channel.basic_publish(
+        message.body,
+        exchange=message.exchange,
+        routing_key=message.routing_key,
+        properties=properties,
+        mandatory=message.mandatory,
+    )
+
+
+def refused(message: Outgoing, *, unroutable: bool) -> PublishRefused:
+    """Return the error of a publish that the broker refused."""
+    return PublishRefused(message.exchange, message.routing_key, unroutable=unroutable)
