@@ -130,9 +130,13 @@ class _Process(Generic[S]):
         self.started = asyncio.Event()
         self.leave = asyncio.Event()
         self.clock = SYSTEM_CLOCK
-        self.health = Health(settings.service, settings.instance, clock=self.clock.monotonic)
+        self.health = Health(
+            settings.service,
+            settings.instance,
+            timings=settings.timings.shown(),
+            clock=self.clock.monotonic,
+        )
         self.health.versions["maniple"] = version("maniple")
-        self.health.timings = settings.timings.shown()
         self.metrics = process_metrics()
         self.tracer = make_tracer(settings, self.metrics, self.clock)
         self.log = get_logger("maniple.runner")
