@@ -9,7 +9,9 @@ import structlog
 
 from maniple.errors import PublishRefused
 from maniple_registry.outbox import WINDOW, Outbox
-from maniple_runtime.control.messages import AgentId, Announce, Command, Incarnation
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import Announce, Command
 from maniple_runtime.events import AgentEvent, AgentFailed
 from waiting import wait_until
 

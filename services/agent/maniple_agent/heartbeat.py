@@ -16,12 +16,12 @@ from maniple.timings import Reports, Timings
 from maniple.topology import OUTCOMES
 from maniple_agent.lane_consumers import LaneConsumers
 from maniple_agent.scheduler import Scheduler
+from maniple_runtime.control.incarnations import Incarnation
 from maniple_runtime.control.messages import (
     AgentDescription,
     AgentPhase,
     BulkheadLoad,
     Heartbeat,
-    Incarnation,
     LaneEnds,
     LaneOutcomes,
     Load,

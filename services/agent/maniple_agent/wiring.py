@@ -32,15 +32,12 @@ from maniple_agent.settings import AgentSettings
 from maniple_agent.task_watch import TaskWatch
 from maniple_agent.tracing import AttemptTracing
 from maniple_runtime.cluster_time import ClusterTime, follow
-from maniple_runtime.control.messages import (
-    AgentDescription,
-    AgentId,
-    AgentPhase,
-    AgentTimings,
-    Incarnation,
-    control_keys,
-)
+from maniple_runtime.control.agent_timings import AgentTimings
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentDescription, AgentPhase
 from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.control.routing_keys import control_keys
 from maniple_runtime.event_loop import new_event_loop
 from maniple_runtime.hotpath import PAUSE_TIMEOUT, HotPath
 from maniple_runtime.process import Runtime

@@ -13,7 +13,9 @@ from maniple.timings import Clocks
 from maniple_registry.domain.clock_skew import Leading, by_host, correction, told
 from maniple_registry.handlers import RegistryHandlers
 from maniple_runtime.cluster_time import ClusterTime
-from maniple_runtime.control.messages import ALL_AGENTS, AgentId, Command, Request, Time
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.messages import Command, Request, Time
+from maniple_runtime.control.routing_keys import ALL_AGENTS
 from maniple_runtime.health import Health
 from maniple_runtime.process import Runtime
 

@@ -24,20 +24,10 @@ from maniple_registry.domain.agent_record import (
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.clock_skew import told
 from maniple_registry.hearing_clock import HearingClock
-from maniple_runtime.control.messages import (
-    ALL_AGENTS,
-    MOST_OF_A_LIFE,
-    AgentId,
-    AgentPhase,
-    Announce,
-    Heartbeat,
-    Incarnation,
-    Request,
-    Retire,
-    agent_key,
-    is_agent_name,
-    is_of_the_future,
-)
+from maniple_runtime.control.field_types import MOST_OF_A_LIFE, AgentId, is_agent_name
+from maniple_runtime.control.incarnations import Incarnation, is_of_the_future
+from maniple_runtime.control.messages import AgentPhase, Announce, Heartbeat, Request, Retire
+from maniple_runtime.control.routing_keys import ALL_AGENTS, agent_key
 from maniple_runtime.events import AgentEvent, AgentFailed
 from maniple_runtime.metric_names import CONTROL_DROPPED, HEARTBEATS_SEEN, QUEUES_SUSPECTED
 from maniple_runtime.telemetry import Metrics

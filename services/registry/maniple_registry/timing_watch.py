@@ -7,7 +7,7 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.timing_mismatch import Risk
-from maniple_runtime.control.messages import AgentId
+from maniple_runtime.control.field_types import AgentId
 from maniple_runtime.health import Health
 from maniple_runtime.metric_names import AGENTS_MISTIMED
 from maniple_runtime.process import Runtime

@@ -14,7 +14,7 @@ from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_runtime.consul.catalog import Instance, service_name
 from maniple_runtime.consul.client import Consul, http_check, ttl_check
-from maniple_runtime.control.messages import MOST_OF_A_LIFE, AgentId, is_agent_name
+from maniple_runtime.control.field_types import MOST_OF_A_LIFE, AgentId, is_agent_name
 from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.listing import pages
 from maniple_runtime.metric_names import AGENTS, ECHOES

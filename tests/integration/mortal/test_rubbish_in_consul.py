@@ -12,7 +12,9 @@ import structlog
 from maniple import connect
 from maniple_cli.dev_cluster.cluster import Cluster, ServiceProcess
 from maniple_runtime.consul.client import Consul
-from maniple_runtime.control.messages import AgentId, Heartbeat, Incarnation
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import Heartbeat
 from maniple_runtime.control.plane import ControlPlane
 from waiting import wait_until
 

@@ -10,7 +10,7 @@ from itertools import islice
 from structlog.typing import FilteringBoundLogger
 
 from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
-from maniple_runtime.control.messages import is_agent_name
+from maniple_runtime.control.field_types import is_agent_name
 
 MOST = 2048  # marks of others that are taken
 

@@ -21,14 +21,8 @@ from maniple_registry.domain.silent_queues import SilentQueues
 from maniple_registry.domain.stalled_consumers import Crowd, look
 from maniple_registry.domain.state_machine import check, deadline, decide, learn, seed, tick
 from maniple_registry.domain.timing_mismatch import Risk, explained, misfit
-from maniple_runtime.control.messages import (
-    AgentId,
-    Announce,
-    Command,
-    Heartbeat,
-    Reconnect,
-    Retire,
-)
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.messages import Announce, Command, Heartbeat, Reconnect, Retire
 from maniple_runtime.events import AgentEvent, AgentFailed
 
 Decided = list[tuple[AgentId, Decision]]
