@@ -34,7 +34,7 @@ from maniple_runtime.control.messages import COMMANDS, AgentDescription, Command
 from maniple_runtime.control.routing_keys import control_keys
 from maniple_runtime.events import AgentFailed
 from maniple_runtime.health import Health
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.telemetry import Metrics
 from simulated_broker import (
     Broker,

@@ -21,8 +21,8 @@ from maniple_dispatcher.ingress.record_lookup import (
 from maniple_runtime.consul.client import Consul
 from maniple_runtime.health import Health
 from maniple_runtime.hotpath import HotPath
-from maniple_runtime.process import Runtime
 from maniple_runtime.records import Batch, Record, TaskKey
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.settings import ServiceSettings
 from simulated_cluster import metrics
 from virtual_time import Process, World

@@ -40,8 +40,8 @@ from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.control.routing_keys import control_keys
 from maniple_runtime.event_loop import new_event_loop
 from maniple_runtime.hotpath import PAUSE_TIMEOUT, HotPath
-from maniple_runtime.process import Runtime
 from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.tls import PARTS, variable
 
 LEAST_PAUSE = 1.0

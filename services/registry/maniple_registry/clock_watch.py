@@ -17,7 +17,7 @@ from maniple_runtime.control.field_types import AgentId
 from maniple_runtime.control.messages import Command, Request, Time
 from maniple_runtime.control.routing_keys import ALL_AGENTS
 from maniple_runtime.health import Health
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 COMPONENT = "clocks"
 SHOWN = 3

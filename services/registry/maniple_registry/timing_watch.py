@@ -10,7 +10,7 @@ from maniple_registry.domain.timing_mismatch import Risk
 from maniple_runtime.control.field_types import AgentId
 from maniple_runtime.health import Health
 from maniple_runtime.metric_names import AGENTS_MISTIMED
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.telemetry import Metrics
 
 PERIOD = 1.0

@@ -32,7 +32,7 @@ from maniple_runtime.metric_names import (
     QUEUES_HELD_BACK,
     RECONNECTS,
 )
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 START_TIMEOUT = 30.0
 PAUSE_TIMEOUT = 2.0

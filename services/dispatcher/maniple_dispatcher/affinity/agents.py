@@ -22,7 +22,7 @@ from maniple_runtime.events import (
     AgentRegistered,
 )
 from maniple_runtime.listing import all_agents
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 FIRST_TIMEOUT = 2.0
 TICK = 1.0

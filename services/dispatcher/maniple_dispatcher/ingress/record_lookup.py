@@ -28,8 +28,8 @@ from maniple.messages import (
 from maniple.topology import MARK_KEY, RESULTS
 from maniple_dispatcher.record_stream import reading
 from maniple_runtime.events import Event
-from maniple_runtime.process import Runtime
 from maniple_runtime.records import Batch, Entry, Record, TaskKey, decode_records
+from maniple_runtime.runtime import Runtime
 
 BACK = 60.0  # seconds; longer than the broker waits for a connection that is silent
 MOST_BACK = 300.0

@@ -18,7 +18,7 @@ from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.events import BreakerChanged
 from maniple_runtime.hotpath import HotPath
 from maniple_runtime.metric_names import BREAKER_OPEN
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.telemetry import Metrics
 
 COLLECT = 0.002  # seconds in which requests and answers gather
