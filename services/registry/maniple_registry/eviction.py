@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple.errors import ManipleError
 from maniple_registry.domain.agent_record import AgentRecord
-from maniple_registry.domain.agents import Target
+from maniple_registry.domain.eviction_target import Target
 from maniple_registry.management import Management
 from maniple_runtime.consul.catalog import service_name
 from maniple_runtime.consul.client import Consul
