@@ -31,7 +31,8 @@ from maniple_runtime.health import Health, HealthServer
 from maniple_runtime.log_levels import LogLevels
 from maniple_runtime.loop_lag import measure_lag
 from maniple_runtime.runtime import Runtime
-from maniple_runtime.settings import WRONG_USAGE, ServiceSettings, leave_no_secrets
+from maniple_runtime.secret_variables import leave_no_secrets
+from maniple_runtime.settings import WRONG_USAGE, ServiceSettings
 from maniple_runtime.telemetry import configure_logging, flush_logs, get_logger, process_metrics
 from maniple_runtime.telemetry.tracing import make_tracer
 
