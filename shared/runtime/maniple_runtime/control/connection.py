@@ -226,25 +226,25 @@ class ControlConnection(Supervised):
                 await channel.close()
                 return declared.consumer_count or 0
 
-    async def send_message(self, letter: OutgoingMessage, timeout: float) -> None:
+    async def send_message(self, message: OutgoingMessage, timeout: float) -> None:
         """Publish and wait for the confirm, over a reconnection if there is time for it.
 
         A message that may be `repeated` is sent again, under the same id, when the connection is
         lost before the confirm. Raises `PublishRefused`, or `BrokerUnavailable`, after which it may
         or may not have arrived.
         """
-        with translated(letter.exchange.name, letter.key):
+        with translated(message.exchange.name, message.key):
             async with asyncio.timeout(timeout):
-                while not await self._sent(letter):
+                while not await self._sent(message):
                     pass
 
-    async def _sent(self, letter: OutgoingMessage) -> bool:
+    async def _sent(self, message: OutgoingMessage) -> bool:
         await self.wait_up()
         broker = self._broker
         if broker is None:
             await asyncio.sleep(0)
             return False
-        publishing = asyncio.create_task(self._publish(broker, letter))
+        publishing = asyncio.create_task(self._publish(broker, message))
         lost = asyncio.create_task(self._lost.wait())
         try:
             await asyncio.wait({publishing, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -254,7 +254,7 @@ class ControlConnection(Supervised):
         except (DeliveryError, PublishError):
             raise
         except (Exception, asyncio.CancelledError) as error:
-            if not letter.repeated or not is_loss(error):
+            if not message.repeated or not is_loss(error):
                 raise
             if broker is self._broker:
                 self.suspect(error)
@@ -271,18 +271,18 @@ class ControlConnection(Supervised):
             return self.last_error
         return ConnectionError("lost before the confirm")  # as aio-pika would say it
 
-    async def _publish(self, broker: FastStreamBroker, letter: OutgoingMessage) -> None:
+    async def _publish(self, broker: FastStreamBroker, message: OutgoingMessage) -> None:
         await broker.publish(
-            letter.body,
-            exchange=await broker.exchange(letter),
-            routing_key=letter.key,
-            mandatory=letter.mandatory,
+            message.body,
+            exchange=await broker.exchange(message),
+            routing_key=message.key,
+            mandatory=message.mandatory,
             persist=True,
             content_type="application/json",
-            message_type=letter.type,
-            message_id=letter.message_id,  # aiormq would stamp one for each attempt
-            reply_to=letter.reply_to,
-            correlation_id=letter.correlation_id,
+            message_type=message.type,
+            message_id=message.message_id,  # aiormq would stamp one for each attempt
+            reply_to=message.reply_to,
+            correlation_id=message.correlation_id,
         )
 
 

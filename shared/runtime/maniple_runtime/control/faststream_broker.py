@@ -89,18 +89,18 @@ class FastStreamBroker(RabbitBroker):
         self._channel = await self.config.channel_manager.get_channel()
         return self.link
 
-    async def exchange(self, letter: OutgoingMessage) -> RabbitExchange:
+    async def exchange(self, message: OutgoingMessage) -> RabbitExchange:
         """Return the exchange of a message as FastStream wants it, looked up before the publish.
 
         FastStream looks it up within the first publish, which may be cancelled; aiormq closes the
         channel of a cancelled call, which all publishes share, and what they send after that costs
         the connection.
         """
-        asked = letter.key if letter.exchange.name == REQUESTS.name else ""
-        place = letter.exchange.name, asked
+        asked = message.key if message.exchange.name == REQUESTS.name else ""
+        place = message.exchange.name, asked
         looking = self._looked_up.get(place)
         if looking is None:
-            looking = left_alone(asyncio.create_task(self._look_up(letter.exchange, asked)))
+            looking = left_alone(asyncio.create_task(self._look_up(message.exchange, asked)))
             self._looked_up[place] = looking
         return await asyncio.shield(looking)
 

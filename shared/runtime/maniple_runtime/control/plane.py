@@ -194,7 +194,7 @@ class ControlPlane:
         if not reply_to or not may_answer(reply_to):
             self._log.warning("request without a place for its answer", reply_to=reply_to)
             return
-        letter = OutgoingMessage(
+        message = OutgoingMessage(
             exchange=_DEFAULT_EXCHANGE,
             key=reply_to,
             body=await answer(operations, arrival, self._log),
@@ -203,7 +203,7 @@ class ControlPlane:
             correlation_id=arrival.correlation_id,
         )
         try:
-            await self._connection.send_message(letter, PUBLISH_TIMEOUT)
+            await self._connection.send_message(message, PUBLISH_TIMEOUT)
         except (BrokerUnavailable, PublishRefused) as error:
             self._log.info("answer not delivered", reply_to=reply_to, reason=str(error))
 
@@ -227,7 +227,7 @@ class ControlPlane:
         try:
             async with asyncio.timeout(timeout):
                 await self._connection.wait_up()  # or the answer's queue is of an earlier life
-                letter = OutgoingMessage(
+                message = OutgoingMessage(
                     exchange=REQUESTS,
                     key=service,
                     body=question.to_json(),
@@ -237,14 +237,14 @@ class ControlPlane:
                     reply_to=await self._reply_queue(),
                     repeated=False,  # not every service remembers what it has done
                 )
-                return await self._answer_to(letter, timeout)
+                return await self._answer_to(message, timeout)
         except TimeoutError as error:
             raise timed_out(service, op, timeout) from error
 
-    async def _answer_to(self, letter: OutgoingMessage, timeout: float) -> dict[str, Any]:
-        future = self._waiting.open_request(letter.correlation_id or "")
+    async def _answer_to(self, message: OutgoingMessage, timeout: float) -> dict[str, Any]:
+        future = self._waiting.open_request(message.correlation_id or "")
         try:
-            await self._connection.send_message(letter, timeout)
+            await self._connection.send_message(message, timeout)
             return self._waiting.read(await future)
         finally:
             future.cancel()
@@ -271,7 +271,7 @@ class ControlPlane:
 
         Raises as `publish` does.
         """
-        await self._connection.send_message(_letter(EVENTS, event.KEY, event, event.id), timeout)
+        await self._connection.send_message(_outgoing(EVENTS, event.KEY, event, event.id), timeout)
 
     async def command(self, key: str, command: Command, timeout: float = PUBLISH_TIMEOUT) -> bool:
         """Publish a command; False if no agent is bound to `key`."""
@@ -288,8 +288,8 @@ class ControlPlane:
 
         It is confirmed even when no registry consumes it: that is not the agent's fault.
         """
-        letter = _letter(HEARTBEATS, "", heartbeat, new_id(), mandatory=False)
-        await self._connection.send_message(letter, timeout)
+        message = _outgoing(HEARTBEATS, "", heartbeat, new_id(), mandatory=False)
+        await self._connection.send_message(message, timeout)
 
     async def publish(
         self,
@@ -303,10 +303,10 @@ class ControlPlane:
         Raises `PublishRefused` (also when nothing is bound) and `BrokerUnavailable`, after which
         the message may or may not have arrived.
         """
-        await self._connection.send_message(_letter(exchange, key, message, new_id()), timeout)
+        await self._connection.send_message(_outgoing(exchange, key, message, new_id()), timeout)
 
 
-def _letter(
+def _outgoing(
     exchange: Exchange,
     key: str,
     message: ControlMessage,
