@@ -84,7 +84,7 @@ class Outbox:
 
 
 class _Messages(Generic[M]):
-    """Messages of one kind, `WINDOW` of them under way at once; one that fails is dropped."""
+    """Messages of one kind, `WINDOW` of them in flight at once; one that fails is dropped."""
 
     def __init__(self, deliver: Callable[[M], Awaitable[None]], log: FilteringBoundLogger) -> None:
         self._deliver = deliver

@@ -42,9 +42,9 @@ from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.metrics import Children
 
 MAX_KEYS = 512
-WINDOW = 8  # bundles of a key that are under way
+WINDOW = 8  # bundles of a key that are in flight
 # Of single messages more; see `maniple.amqp.first_publish` for what 32 unconfirmed would do.
-LETTERS_WINDOW = 24
+SINGLES_WINDOW = 24
 REFUSED_PAUSE = 1.0
 # Records have no reader who waits, and cost the broker as much as a reply if they travel alone.
 RECORD_PATIENCE = 0.01
@@ -87,7 +87,7 @@ class BatchOptions:
     headers_of: Callable[[str], dict[str, Any] | None] = _no_headers
     """The headers of bundles of a key."""
     window: int = WINDOW
-    """How many bundles of a key are under way."""
+    """How many bundles of a key are in flight."""
     metrics: Metrics | None = None
     """Count bundles and refusals."""
     answered: Callable[[float], None] | None = None
@@ -240,7 +240,7 @@ class _ReplyPublisher(BatchPublisher):
     """Replies to addresses that outsiders chose, each as a message of its own."""
 
     def __init__(self, publisher: Publisher) -> None:
-        options = BatchOptions(size_of=lambda _: 1, window=LETTERS_WINDOW)
+        options = BatchOptions(size_of=lambda _: 1, window=SINGLES_WINDOW)
         super().__init__(publisher, DEFAULT, RESULT_TYPE, options)
 
     def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
@@ -273,12 +273,12 @@ class ResultPublisher:
         monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
     ) -> None:
         """Publish through `publisher`; replies to addresses that outsiders chose, by `replier`."""
-        self._under_way = Replies(metrics.counter(REPLIES_DROPPED).inc, times, monotonic)
+        self._in_flight_replies = Replies(metrics.counter(REPLIES_DROPPED).inc, times, monotonic)
         records = BatchOptions(
             insist=True,
             patience=RECORD_PATIENCE,
             metrics=metrics,
-            answered=self._under_way.answered,
+            answered=self._in_flight_replies.answered,
             monotonic=monotonic,
         )
         self._records = BatchPublisher(publisher, RESULTS, RESULTS_TYPE, records)
@@ -286,7 +286,7 @@ class ResultPublisher:
         self._verdicts = BatchPublisher(publisher, RESULTS, RESULTS_TYPE, verdicts)
         counted = BatchOptions(metrics=metrics)
         self._replies = BatchPublisher(publisher, REPLIES, RESULTS_TYPE, counted)
-        self._letters = _ReplyPublisher(replier)
+        self._single_replies = _ReplyPublisher(replier)
         told = BatchOptions(courtesy=True, timeout=PROGRESS_SECONDS)
         self._progress = BatchPublisher(publisher, REPLIES, PROGRESS_TYPE, told)
         watched = BatchOptions(courtesy=True)
@@ -395,25 +395,25 @@ class ResultPublisher:
         offered: bool = False,
     ) -> None:
         """Send an encoded result to `reply_to` only; `offered` as `Replies.offer` says."""
-        send = self._under_way.offer if offered else self._under_way.send_reply
+        send = self._in_flight_replies.offer if offered else self._in_flight_replies.send_reply
         if reply_to.startswith(REPLY_PREFIX):
             client = reply_to.removeprefix(REPLY_PREFIX)
             send((self._replies, client), encoded, done)
             return
-        place = (self._letters, reply_to)
+        place = (self._single_replies, reply_to)
         send(place, encoded, done, type_=RESULT_TYPE, correlation_id=correlation_id)
 
     def drop_late_replies(self, *, taking: bool) -> None:
         """Stop waiting for replies that are late; to be called now and then, see `Replies`."""
-        self._under_way.drop_late(taking=taking)
+        self._in_flight_replies.drop_late(taking=taking)
 
     def announce(
         self, encoded: bytes, message_type: str, reply_to: str, correlation_id: str | None
     ) -> None:
         """Tell a plain submitter something that is not the end; an SDK client waits for that."""
         if not reply_to.startswith(REPLY_PREFIX):
-            place = (self._letters, reply_to)
-            self._under_way.send_reply(
+            place = (self._single_replies, reply_to)
+            self._in_flight_replies.send_reply(
                 place, encoded, ignored, type_=message_type, correlation_id=correlation_id
             )
 
@@ -435,6 +435,6 @@ class ResultPublisher:
         """Return when everything reported has been sent."""
         await self._records.drain()
         await self._verdicts.drain()
-        await self._under_way.drain()
+        await self._in_flight_replies.drain()
         await self._progress.drain()
         await self._watched.drain()
