@@ -42,7 +42,7 @@ async def check_id(
     if known is None:
         return
     log = structlog.get_logger("maniple.agent.identity")
-    log.info("waiting whether who had this id still lives", host=known.get("host"))
+    log.info("waiting to see whether another agent with this id is alive", host=known.get("host"))
     patience = times.longest + ASKED
     until = monotonic() + patience
     again: float | None = None  # when we first knew of a heartbeat after the one told at first

@@ -170,7 +170,7 @@ class Scheduler:
         self._metrics.counter(HANDED_BACK, "undecodable").inc()
         envelope = remnant_of(unreadable, now)
         if envelope is None:
-            self._log.error("what is no task came in a bundle", reason=unreadable.message)
+            self._log.error("something in a bundle is no task", reason=unreadable.message)
             bundle.settle()
             return
         result = undecodable(envelope, unreadable, self._conclusions.ran())
@@ -203,7 +203,7 @@ class Scheduler:
             return False
         if not self.waiting.bring_back(job, envelope, bundle, suspect=suspect):
             job.adopted_by(bundle)
-        self._log.info("adopted", **about(envelope))
+        self._log.info("a redelivered task goes on here", **about(envelope))
         return True
 
     def _move(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> None:
@@ -367,7 +367,7 @@ class Scheduler:
     def stop_jobs(self, jobs: Iterable[Job]) -> None:
         """Stop running jobs without a result: the broker has them, and gives them to others."""
         for job in tuple(jobs):
-            self._log.warning("stopped without a result", **about(job.envelope))
+            self._log.warning("a task was stopped without a result", **about(job.envelope))
             self._ended(job)
             self.attempts.forget_attempt(job)
             if job.bundle.alive:

@@ -144,4 +144,4 @@ class ClockWatch:
             now = Time(at=self._now(), source=self._source)
             await self._plane.command(ALL_AGENTS, now, timeout=LATE)
         except (BrokerUnavailable, PublishRefused) as error:
-            self._log.info("the time was not told", reason=str(error))
+            self._log.info("the cluster's time was not published", reason=str(error))

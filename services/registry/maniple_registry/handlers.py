@@ -68,7 +68,11 @@ class RegistryHandlers:
         if decision.refused:
             self.metrics.counter(CONTROL_DROPPED, "future").inc()
             life = heartbeat.incarnation
-            self.log.warning("a life of the future", agent=heartbeat.agent, incarnation=life)
+            self.log.warning(
+                "an incarnation that begins in the future is refused",
+                agent=heartbeat.agent,
+                incarnation=life,
+            )
             self._answer_refused(heartbeat, now.seconds)
         if decision.events or decision.commands or decision.failed:
             self.actor.on_decisions([(heartbeat.agent, decision)], now.seconds)
@@ -100,9 +104,9 @@ class RegistryHandlers:
         self.actor.on_decisions(self.fleet.update_queue_views(views, now), now.seconds)
         for place in sorted(self.fleet.suspected - before):
             self.metrics.counter(QUEUES_SUSPECTED).inc()
-            self.log.warning("agents starve together; none is evicted for it", place=place)
+            self.log.warning("a queue is suspected, and none of its agents evicted", place=place)
         for place in sorted(before - self.fleet.suspected):
-            self.log.info("agents do not starve together any more", place=place)
+            self.log.info("a queue is not suspected any more", place=place)
 
     def call_all(self) -> None:
         """Have all agents send a heartbeat at once."""

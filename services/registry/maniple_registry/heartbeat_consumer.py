@@ -136,9 +136,9 @@ class HeartbeatConsumer:
         try:
             return await self._inspector.inspect_queue(queue)
         except BrokerUnavailable as error:
-            self._log.debug("queue not looked at", queue=queue, reason=str(error))
+            self._log.debug("queue not inspected", queue=queue, reason=str(error))
         except Exception:  # noqa: BLE001 - one queue must not keep us from looking at the others
-            self._log.exception("queue not looked at", queue=queue)
+            self._log.exception("queue not inspected", queue=queue)
         return None
 
     def on_message(

@@ -80,7 +80,7 @@ class Outbox:
             self._log.info("command not sent", key=key, type=command.TYPE, reason=str(error))
             return
         if not heard:
-            self._log.debug("nobody hears the command", key=key, type=command.TYPE)
+            self._log.debug("no agent receives the command", key=key, type=command.TYPE)
 
 
 class _Messages(Generic[M]):

@@ -39,11 +39,9 @@ class TimingWatch:
         found = self._fleet.misfits()
         known = {record.agent: self._fleet.explained(record) for record, _ in found}
         for agent in known.keys() - self._known.keys():
-            self._log.warning(
-                "an agent keeps other times than ours", agent=agent, what=known[agent]
-            )
+            self._log.warning("an agent's timings differ from ours", agent=agent, what=known[agent])
         for agent in self._known.keys() - known.keys():
-            self._log.info("an agent keeps other times no more", agent=agent)
+            self._log.info("an agent's timings do not differ from ours any more", agent=agent)
         self._known = known
         counts = Counter(risk for _, risk in found)
         for risk in Risk:

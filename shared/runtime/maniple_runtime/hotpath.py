@@ -215,7 +215,9 @@ class HotPath:
         if differing != self._differing:
             self._differing = differing
             if found:
-                self._runtime.log.warning("queues are used as they are", queues=found)
+                self._runtime.log.warning(
+                    "queues have other arguments than ours; they are used as they are", queues=found
+                )
             self._tell_queues()
 
     def _on_silent(self, queue: str, silent: bool) -> None:  # noqa: FBT001 - a callback's last

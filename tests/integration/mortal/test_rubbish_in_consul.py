@@ -28,9 +28,9 @@ KEYS = {
 }
 NOBODY = "no agent!"
 MARKS, ENTRIES, FUTURE = (
-    "marks passed over",
-    "entries in Consul that no agent",
-    "life of the future",
+    "markers of queues are ignored",
+    "entries of agents in Consul are ignored",
+    "an incarnation that begins in the future is refused",
 )
 
 

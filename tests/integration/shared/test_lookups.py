@@ -104,7 +104,7 @@ async def test_all_that_ask_at_a_time_are_answered_by_one_reading(scene: Scene) 
     with capture_logs() as lines:
         scene.ask(*ended)
         assert await scene.answers() == [Result] * MANY
-    assert [line["ended"] for line in lines if line["event"] == "tasks come again"] == [MANY]
+    assert [line["ended"] for line in lines if line["event"] == "tasks are redelivered"] == [MANY]
 
 
 async def test_what_cannot_be_read_is_looked_up_again_until_it_can(

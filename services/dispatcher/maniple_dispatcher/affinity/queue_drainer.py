@@ -139,7 +139,9 @@ class QueueDrainer:
                 return False
             await self._markers.remove_marker(agent)
         except BrokerUnavailable as error:
-            self._runtime.log.info("moving begins again", agent=agent, reason=str(error))
+            self._runtime.log.info(
+                "moving tasks of an agent that is gone begins again", agent=agent, reason=str(error)
+            )
             return False
         return True
 

@@ -91,7 +91,7 @@ class RecordLookup:
                     try:
                         then(None if of_key is None else of_key.choose_record(capability))
                     except Exception:  # noqa: BLE001 - one of them must not cost the others
-                        _log.exception("what came again cannot be brought on its way")
+                        _log.exception("a redelivered task cannot be dispatched")
                 await asyncio.sleep(0)
             await asyncio.sleep(min(RESTS * (self._monotonic() - begun), LONGEST_REST))
 
@@ -113,7 +113,7 @@ class RecordLookup:
             else:
                 break
         self._runtime.log.info(
-            "tasks come again",
+            "tasks are redelivered",
             tasks=len(wanted),
             ended=sum(bool(one.ends) for one in search.found.values()),
             known=len(search.found),
