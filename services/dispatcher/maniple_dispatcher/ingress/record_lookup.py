@@ -2,7 +2,7 @@
 
 What a dispatcher had when it died, or lost its connection, is delivered again, also if it had told
 of its end and only the acknowledgement was missing. The records have each end before anybody is
-told of it (`ResultPublisher.conclude`), and that a task is in its lane right after it is.
+told of it (`RecordFirst.conclude`), and that a task is in its lane right after it is.
 """
 
 import asyncio

@@ -5,16 +5,16 @@ Every `add_item` takes a `done` callback; see `maniple_runtime.publish.confirm`.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 from prometheus_client import Counter, Histogram
 
 from maniple.amqp import Outgoing, Publisher
-from maniple.amqp.batching import MAX_ITEMS, Bundler
+from maniple.amqp.batching import Bundler
 from maniple.clock import SYSTEM_CLOCK
 from maniple.codec import encode, join
-from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
+from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
 from maniple.messages import PROGRESS_TYPE, RESULT_TYPE, RESULTS_TYPE, Progress, Result
 from maniple.timings import Queues
@@ -36,16 +36,16 @@ from maniple_runtime.metric_names import (
     PUBLISHES_RETURNED,
     REPLIES_DROPPED,
 )
+from maniple_runtime.publish.batch_options import REFUSED_PAUSE, BatchOptions
 from maniple_runtime.publish.confirm import AllConfirmed, ConfirmCallback, as_ours, ignored, tell
+from maniple_runtime.publish.record_first import RecordFirst
 from maniple_runtime.publish.replies import Replies, Reply
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.metrics import Children
 
 MAX_KEYS = 512
-WINDOW = 8  # bundles of a key that are in flight
 # Of single messages more; see `maniple.amqp.first_publish` for what 32 unconfirmed would do.
 SINGLES_WINDOW = 24
-REFUSED_PAUSE = 1.0
 # Records have no reader who waits, and cost the broker as much as a reply if they travel alone.
 RECORD_PATIENCE = 0.01
 # Progress is a courtesy: a queue that confirms none must not use up what others' may take.
@@ -58,41 +58,6 @@ class _Sent(NamedTuple):
     bundles: Counter
     bytes: Counter
     tasks: Children[Histogram]
-
-
-def _as_many_as_fit(_key: str) -> int:
-    return MAX_ITEMS
-
-
-def _no_headers(_key: str) -> dict[str, Any] | None:
-    return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """How bundles are made and published, and who is told."""
-
-    insist: bool = False
-    """Publish a refused bundle again until it is taken; without, its items are told."""
-    courtesy: bool = False
-    """Nobody need listen, and nothing is kept over a restart of the broker."""
-    size_of: Callable[[str], int] = _as_many_as_fit
-    """How many items a bundle of a key has at most."""
-    patience: float = 0.0
-    """Seconds for which a bundle waits for company."""
-    timeout: float | None = None
-    """Seconds after which a bundle is given up that is not confirmed."""
-    once: bool = False
-    """Send no bundle again over a new connection."""
-    headers_of: Callable[[str], dict[str, Any] | None] = _no_headers
-    """The headers of bundles of a key."""
-    window: int = WINDOW
-    """How many bundles of a key are in flight."""
-    metrics: Metrics | None = None
-    """Count bundles and refusals."""
-    answered: Callable[[float], None] | None = None
-    """Told of each confirm when that bundle was sent, by `monotonic`."""
-    monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic
 
 
 class BatchPublisher:
@@ -284,6 +249,8 @@ class ResultPublisher:
         self._records = BatchPublisher(publisher, RESULTS, RESULTS_TYPE, records)
         verdicts = replace(records, insist=False, once=True)
         self._verdicts = BatchPublisher(publisher, RESULTS, RESULTS_TYPE, verdicts)
+        self.record_first = RecordFirst(self._verdicts, self.reply)
+        """For what nobody runs: its sender is told when that is on record."""
         counted = BatchOptions(metrics=metrics)
         self._replies = BatchPublisher(publisher, REPLIES, RESULTS_TYPE, counted)
         self._single_replies = _ReplyPublisher(replier)
@@ -319,71 +286,6 @@ class ResultPublisher:
         Whatever names stand in it, it travels with others of its kind.
         """
         self._records.add_item(REFUSED_KEY, encode(result), done)
-
-    def conclude(
-        self,
-        result: Result,
-        reply_to: str | None,
-        correlation_id: str | None,
-        done: ConfirmCallback,
-        *,
-        alive: Callable[[], bool],
-    ) -> None:
-        """Record how a task ends that nobody runs, then reply: in this order, and while `alive`.
-
-        When what the task came in is not ours any more, it comes again to somebody who looks into
-        the records first. So nothing may be told of it that is not there, nor be recorded later:
-        what is not recorded by then is given up, and `done` told so (`BrokerUnavailable`).
-        """
-        encoded = encode(result)
-
-        def answer() -> None:
-            if reply_to is None:
-                done(None)
-            else:
-                self.reply(encoded, reply_to, correlation_id, done)
-
-        self._record_first(result.capability, encoded, answer, done, alive)
-
-    def refuse_first(
-        self,
-        result: Result,
-        then: Callable[[], None],
-        done: ConfirmCallback,
-        *,
-        alive: Callable[[], bool],
-    ) -> None:
-        """Record what was never admitted as `conclude` does, and only `then` tell of it.
-
-        `done` is told if that cannot be.
-        """
-        self._record_first(REFUSED_KEY, encode(result), then, done, alive)
-
-    def _record_first(
-        self,
-        key: str,
-        encoded: bytes,
-        then: Callable[[], None],
-        done: ConfirmCallback,
-        alive: Callable[[], bool],
-    ) -> None:
-        def record() -> None:
-            if alive():
-                self._verdicts.add_item(key, encoded, recorded)
-            else:
-                done(BrokerUnavailable("what it came in is delivered again"))
-
-        def recorded(error: ManipleError | None) -> None:
-            if isinstance(error, BrokerUnavailable):
-                record()
-            elif isinstance(error, PublishRefused):
-                asyncio.get_running_loop().call_later(REFUSED_PAUSE, record)
-            elif error is not None:
-                done(error)
-            else:
-                then()
-
-        record()
 
     def reply(
         self,

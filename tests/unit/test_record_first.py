@@ -7,7 +7,7 @@ import pytest
 from maniple.amqp import Outgoing
 from maniple.errors import BrokerUnavailable, ManipleError
 from maniple.messages import Result, Status
-from maniple_runtime.publish import batch_publisher
+from maniple_runtime.publish import record_first
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.telemetry import Metrics
 from waiting import wait_until
@@ -40,7 +40,9 @@ class Scene:
         self.told: list[ManipleError | None] = []
 
     def refuse(self, reply_to: str | None = "theirs") -> None:
-        self.results.conclude(REFUSAL, reply_to, "c", self.told.append, alive=lambda: self.alive)
+        self.results.record_first.conclude(
+            REFUSAL, reply_to, "c", self.told.append, alive=lambda: self.alive
+        )
 
     @property
     def sent(self) -> list[str]:
@@ -82,7 +84,7 @@ async def test_what_comes_again_to_somebody_is_neither_recorded_nor_told(losses:
 async def test_a_record_that_is_refused_is_tried_again_only_while_its_source_is_ours(
     alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_publisher, "REFUSED_PAUSE", 0.0)
+    monkeypatch.setattr(record_first, "REFUSED_PAUSE", 0.0)
     scene = Scene()
     scene.publisher.full = {"a.task"}
     scene.refuse(None)
