@@ -73,7 +73,7 @@ class Lanes:
         self.held.append(envelope)
 
 
-class Scene:
+class AskingDispatcher:
     """A dispatcher whose limit another owns."""
 
     def __init__(self) -> None:
@@ -124,23 +124,23 @@ class Scene:
         self.fleet.advance_time(LATER)
 
 
-@pytest.mark.parametrize("told", [Scene.answer, Scene.dies])
+@pytest.mark.parametrize("told", [AskingDispatcher.answer, AskingDispatcher.dies])
 def test_whatever_a_task_fails_over_those_after_it_are_told_and_it_waits(told: Any) -> None:
-    scene = Scene()
-    scene.lanes.bad = {"b"}
-    scene.come("a", "b", "c")
-    told(scene)
-    assert scene.lanes.sent == ["a", "c"]
-    assert [one.id for one in scene.lanes.held] == ["b"]
+    dispatcher = AskingDispatcher()
+    dispatcher.lanes.bad = {"b"}
+    dispatcher.come("a", "b", "c")
+    told(dispatcher)
+    assert dispatcher.lanes.sent == ["a", "c"]
+    assert [one.id for one in dispatcher.lanes.held] == ["b"]
 
 
 def test_one_that_cannot_even_wait_is_refused_by_its_source() -> None:
-    scene = Scene()
-    scene.lanes.worse = {"a"}
-    scene.come("a", "b")
-    scene.answer()
-    assert (scene.lanes.sent, scene.lanes.held) == (["b"], [])
-    (error,) = scene.sources["a"].errors
+    dispatcher = AskingDispatcher()
+    dispatcher.lanes.worse = {"a"}
+    dispatcher.come("a", "b")
+    dispatcher.answer()
+    assert (dispatcher.lanes.sent, dispatcher.lanes.held) == (["b"], [])
+    (error,) = dispatcher.sources["a"].errors
     assert type(error) is ManipleError
 
 
@@ -195,11 +195,11 @@ async def test_room_of_a_task_over_which_the_pipeline_fails_is_given_back_and_no
     fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
     fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
     rooms = BulkheadCounts(fleet, monotonic)
-    scene = PipelineWithFakes([("bulkhead", {"max_in_flight": 3})], fleet, counts=rooms)
-    scene.lanes._assignment = Unsteady()
-    scene.bring(envelope("1", affinity="k"))
-    await scene.drain()
-    assert [one.id for one in scene.tasks(DELAY.name)] == ["1"]
+    dispatcher = PipelineWithFakes([("bulkhead", {"max_in_flight": 3})], fleet, counts=rooms)
+    dispatcher.lanes._assignment = Unsteady()
+    dispatcher.bring(envelope("1", affinity="k"))
+    await dispatcher.drain()
+    assert [one.id for one in dispatcher.tasks(DELAY.name)] == ["1"]
     assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 0
     assert (fleet.unqueued.lasting(), fleet.unqueued.lasting()) == ({}, {})
 
@@ -211,13 +211,13 @@ async def test_room_is_given_back_once_though_what_comes_of_a_refusal_fails(
     fleet = Coordinator("me", LeaseOwner(lambda _: spec), 0.0)
     fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
     breaker = ("circuit_breaker", spec.model_dump())
-    scene = PipelineWithFakes([("bulkhead", {"max_in_flight": 3}), breaker], fleet)
-    scene.bring(envelope("1"))
-    scene.bring(envelope("2"))
+    dispatcher = PipelineWithFakes([("bulkhead", {"max_in_flight": 3}), breaker], fleet)
+    dispatcher.bring(envelope("1"))
+    dispatcher.bring(envelope("2"))
     assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 2
     fleet.owned.restore(envelope("3").lane, BreakerState.OPEN, 1, monotonic())
-    monkeypatch.setattr(scene.lanes, "end_task", Mock(side_effect=RuntimeError("no end")))
-    scene.bring(envelope("3"))
-    await scene.drain()
-    assert [one.id for one in scene.tasks(DELAY.name)] == ["3"]
+    monkeypatch.setattr(dispatcher.lanes, "end_task", Mock(side_effect=RuntimeError("no end")))
+    dispatcher.bring(envelope("3"))
+    await dispatcher.drain()
+    assert [one.id for one in dispatcher.tasks(DELAY.name)] == ["3"]
     assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 2
