@@ -32,7 +32,7 @@ KEY, LANE = "bulkhead/p", "a.task@it"
 YES, NO, NOBODY = (True, 0.0), (False, 1.0), (None, 1.0)
 
 
-class Fleet:
+class FakeCoordinator:
     """In place of all dispatchers: knows how much room is taken."""
 
     def __init__(self) -> None:
@@ -64,10 +64,10 @@ class CountingPipeline(PipelineWithFakes):
     """One that gives room in a bulkhead."""
 
     def __init__(self, *policies: Kind, monotonic: Callable[[], float] = monotonic) -> None:
-        self.fleet = Fleet()
-        fleet: Any = self.fleet
-        self.rooms = BulkheadCounts(fleet, monotonic)
-        super().__init__(policies, fleet, counts=self.rooms, monotonic=monotonic)
+        self.coordinator = FakeCoordinator()
+        coordinator: Any = self.coordinator
+        self.rooms = BulkheadCounts(coordinator, monotonic)
+        super().__init__(policies, coordinator, counts=self.rooms, monotonic=monotonic)
 
     def admit(self, **fields: Any) -> Delivery:
         return self.bring(envelope("1", lane=LANE, **fields))
@@ -78,7 +78,7 @@ class CountingPipeline(PipelineWithFakes):
 
     @property
     def taken(self) -> int:
-        return int(self.fleet.taken[KEY])
+        return int(self.coordinator.taken[KEY])
 
 
 async def test_a_task_that_its_lane_took_has_room() -> None:
@@ -112,34 +112,34 @@ async def test_only_of_one_whose_lane_is_not_there_it_is_said_so(
     pipeline = CountingPipeline(ROOM)
     pipeline.publisher.absent.add(key)
     await pipeline.comes(lost=lost)
-    assert pipeline.fleet.absent == absent
+    assert pipeline.coordinator.absent == absent
     assert pipeline.taken == (0 if pipeline.tasks("maniple.delay") else 1)
     full = CountingPipeline(ROOM)
     full.publisher.full.add(LANE)
     await full.comes()
-    assert (full.taken, full.fleet.absent, full.fleet.arrived.called) == (0, [], False)
+    assert (full.taken, full.coordinator.absent, full.coordinator.arrived.called) == (0, [], False)
 
 
 async def test_one_that_its_lane_took_or_may_have_has_arrived() -> None:
     pipeline = CountingPipeline(ROOM)
     await pipeline.comes()
-    assert pipeline.fleet.arrived.call_args.args == (KEY, LANE)
+    assert pipeline.coordinator.arrived.call_args.args == (KEY, LANE)
 
 
 async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there() -> None:
     delivery, now = Delivery(), [100.0]
     pipeline = CountingPipeline(ROOM, monotonic=lambda: now[0])
-    pipeline.fleet.taken[KEY] = 5
+    pipeline.coordinator.taken[KEY] = 5
     pipeline.publisher.absent.add(LANE)
     task = envelope("1", lane=LANE, bulkhead=KEY)
     pipeline.lanes.put_back(task, Settlement(delivery, 1), alone=False)  # type: ignore[arg-type]  # a fake
     await pipeline.drain()
-    assert (pipeline.taken, pipeline.fleet.absent) == (4, [])
+    assert (pipeline.taken, pipeline.coordinator.absent) == (4, [])
     pipeline.publisher.up.clear()
     pipeline.publisher.absent.clear()
     now[0] += 1.0
     pipeline.admit()
-    assert [pipeline.fleet.unqueued.lasting() for _ in range(2)] == [{}, {KEY: 1}]
+    assert [pipeline.coordinator.unqueued.lasting() for _ in range(2)] == [{}, {KEY: 1}]
     pipeline.publisher.up.set()
     await pipeline.lanes.drain_lanes()
 
@@ -165,8 +165,8 @@ async def test_one_that_the_breaker_stops_gives_its_room_back_once(
     answer: Any, fallback: Kind | None
 ) -> None:
     pipeline = CountingPipeline(ROOM, BREAKER, *([fallback] if fallback else []))
-    pipeline.fleet.taken[KEY] = 5  # of others
-    pipeline.fleet.probes = answer
+    pipeline.coordinator.taken[KEY] = 5  # of others
+    pipeline.coordinator.probes = answer
     await pipeline.comes()
     assert pipeline.taken == 5
     assert all(task.bulkhead is None for task in pipeline.tasks("maniple.delay"))
@@ -174,7 +174,7 @@ async def test_one_that_the_breaker_stops_gives_its_room_back_once(
 
 async def test_one_whose_time_is_over_when_its_lane_refuses_it_gives_its_room_back_once() -> None:
     pipeline = CountingPipeline(ROOM)
-    pipeline.fleet.taken[KEY] = 5
+    pipeline.coordinator.taken[KEY] = 5
     pipeline.publisher.full.add(LANE)
     pipeline.admit()
     pipeline.now += timedelta(hours=2)
@@ -200,7 +200,7 @@ async def test_of_one_that_its_lane_does_not_confirm_the_copy_has_no_room() -> N
 @pytest.mark.parametrize("late", [False, True])
 async def test_what_waits_has_no_room_though_an_older_agent_names_it(*, late: bool) -> None:
     pipeline = CountingPipeline(ROOM)
-    pipeline.fleet.taken[KEY] = 5
+    pipeline.coordinator.taken[KEY] = 5
     deadline = NOW - timedelta(seconds=1) if late else NOW + timedelta(hours=1)
     await pipeline.bring_back(envelope("1", bulkhead=KEY, attempt=2, deadline=deadline))
     assert pipeline.taken == (5 if late else 6)
@@ -219,7 +219,7 @@ async def test_what_the_broker_gives_up_in_a_lane_gives_its_room_back(
     queue: str, taken: int
 ) -> None:
     pipeline = CountingPipeline(ROOM)
-    pipeline.fleet.taken[KEY] = 5
+    pipeline.coordinator.taken[KEY] = 5
     undeliverable = DeadLetterConsumer(
         pipeline.results,
         Metrics(),
@@ -245,10 +245,10 @@ async def test_what_is_long_on_its_way_to_a_lane_is_told() -> None:
     pipeline = CountingPipeline(ROOM)
     pipeline.publisher.up.clear()
     pipeline.admit()
-    assert [pipeline.fleet.unqueued.lasting() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
+    assert [pipeline.coordinator.unqueued.lasting() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
     pipeline.publisher.up.set()
     await pipeline.lanes.drain_lanes()
-    assert pipeline.fleet.unqueued.lasting() == {}
+    assert pipeline.coordinator.unqueued.lasting() == {}
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -256,19 +256,19 @@ async def test_what_waits_for_its_record_is_told_as_on_its_way(*, alive: bool) -
     pipeline = CountingPipeline(LIMIT, ROOM)
     pipeline.publisher.silent.add(ADMITTED_KEY)
     delivery = pipeline.admit()
-    assert [pipeline.fleet.unqueued.lasting() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
+    assert [pipeline.coordinator.unqueued.lasting() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
     delivery.alive = alive
     pipeline.publisher.freed.set()
     await pipeline.drain()
-    assert pipeline.fleet.unqueued.lasting() == {}
+    assert pipeline.coordinator.unqueued.lasting() == {}
     assert pipeline.taken == len(pipeline.tasks("maniple.lanes")) == alive
 
 
 async def test_one_whose_record_cannot_be_written_gives_its_room_back_once() -> None:
     pipeline = CountingPipeline(LIMIT, ROOM)
-    pipeline.fleet.taken[KEY] = 5
+    pipeline.coordinator.taken[KEY] = 5
     pipeline.publisher.publish = Mock(side_effect=BrokerUnavailable("closed"))  # type: ignore[method-assign]  # it ends
     pipeline.admit()
     await pipeline.drain()
     assert pipeline.taken == 5
-    assert [pipeline.fleet.unqueued.lasting() for _ in range(2)] == [{}, {}]
+    assert [pipeline.coordinator.unqueued.lasting() for _ in range(2)] == [{}, {}]

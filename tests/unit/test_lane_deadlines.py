@@ -338,7 +338,7 @@ def test_of_several_dispatchers_that_know_of_a_deadline_the_owner_turns_the_lane
 
 def test_dispatchers_hear_in_each_others_reports_what_is_turned_over() -> None:
     owner, other = WatchedLane(owns=True), WatchedLane()
-    fleets = [
+    coordinators = [
         Coordinator(name, LeaseOwner(lambda _: None, Timings()), 0.0, lanes=watched.known)
         for name, watched in (("owner", owner), ("other", other))
     ]
@@ -347,12 +347,12 @@ def test_dispatchers_hear_in_each_others_reports_what_is_turned_over() -> None:
         watched.known_by_now()
         watched.known.take_turns()
         watched.run(11)
-    report = fleets[0].make_report(owner.now)
+    report = coordinators[0].make_report(owner.now)
     assert report.turns[owner.places()[0].queue] == (WALL + 11, True)
-    fleets[1].on_report(decode(encode(report), type=DispatcherReport), other.now)
+    coordinators[1].on_report(decode(encode(report), type=DispatcherReport), other.now)
     other.run(30)
     assert (len(owner.turned), len(other.turned)) == (1, 0)
-    assert fleets[0].make_report(owner.now).turns == {}  # told once
+    assert coordinators[0].make_report(owner.now).turns == {}  # told once
 
 
 def test_what_passed_after_another_began_is_not_taken_for_looked_through() -> None:

@@ -31,7 +31,7 @@ Answer = tuple[bool | None, float]
 YES, NO, NOBODY = (True, 0.0), (False, 1.0), (None, 1.0)
 
 
-class Fleet:
+class FakeCoordinator:
     """In place of all dispatchers: answers as it is told to, by kind, and counts who asks."""
 
     def __init__(self) -> None:
@@ -56,11 +56,11 @@ class Fleet:
 
 
 class UndecidedPipeline(PipelineWithFakes):
-    """One that asks a fleet which answers as it is told to."""
+    """One that asks a coordinator which answers as it is told to."""
 
     def __init__(self, *policies: Kind) -> None:
-        self.fleet = Fleet()
-        super().__init__(policies, self.fleet)
+        self.coordinator = FakeCoordinator()
+        super().__init__(policies, self.coordinator)
 
     async def comes(self, before: Redelivery = Redelivery.UNKNOWN, **fields: Any) -> None:
         """Admit a task whose sender waits for a reply."""
@@ -96,11 +96,11 @@ async def test_it_waits_whatever_it_is_to_get_when_it_is_refused(
     kind: Kind, fallback: Kind | None
 ) -> None:
     pipeline = UndecidedPipeline(kind, *([fallback] if fallback else []))
-    pipeline.fleet.answers[kind[0]] = NOBODY
+    pipeline.coordinator.answers[kind[0]] = NOBODY
     await pipeline.comes()
     assert pipeline.exchanges == {"maniple.delay"}
     assert pipeline.waiting.waited_for == Waiting.UNDECIDED
-    pipeline.fleet.answers[kind[0]] = YES
+    pipeline.coordinator.answers[kind[0]] = YES
     await pipeline.comes_back()
     assert (pipeline.sent.lane, pipeline.sent.owing) == ("a.task", False)
 
@@ -108,7 +108,7 @@ async def test_it_waits_whatever_it_is_to_get_when_it_is_refused(
 @pytest.mark.parametrize("kind", [RATE, ROOM, BREAKER], ids=str)
 async def test_it_waits_also_when_all_that_it_could_wait_in_is_full(kind: Kind) -> None:
     pipeline = UndecidedPipeline(kind)
-    pipeline.fleet.answers[kind[0]] = NOBODY
+    pipeline.coordinator.answers[kind[0]] = NOBODY
     pipeline.publisher.full = {tier_name(tier) for tier in DELAY_TIERS}
     await pipeline.comes()
     assert pipeline.exchanges == {""}  # to the end of `maniple.retry` itself
@@ -117,7 +117,7 @@ async def test_it_waits_also_when_all_that_it_could_wait_in_is_full(kind: Kind) 
 @pytest.mark.parametrize("kind", [RATE, ROOM, BREAKER], ids=str)
 async def test_it_expires_if_nobody_decides_before_its_deadline(kind: Kind) -> None:
     pipeline = UndecidedPipeline(kind)
-    pipeline.fleet.answers[kind[0]] = NOBODY
+    pipeline.coordinator.answers[kind[0]] = NOBODY
     await pipeline.comes(deadline=NOW + timedelta(seconds=30))
     await pipeline.comes_back(after=29.0)
     await pipeline.comes_back(after=2.0)
@@ -129,7 +129,7 @@ async def test_it_expires_if_nobody_decides_before_its_deadline(kind: Kind) -> N
 @pytest.mark.parametrize("before", Redelivery)
 async def test_what_comes_too_late_expires_whatever_its_policies_say(before: Redelivery) -> None:
     pipeline = UndecidedPipeline(RATE, ROOM, BREAKER)
-    pipeline.fleet.answers["rate_limit"] = NO
+    pipeline.coordinator.answers["rate_limit"] = NO
     await pipeline.comes(before, deadline=NOW - timedelta(seconds=5))
     await pipeline.results.drain_results()
     (record,) = pipeline.publisher.to("maniple.results")
@@ -139,52 +139,55 @@ async def test_what_comes_too_late_expires_whatever_its_policies_say(before: Red
 @pytest.mark.parametrize("kind", [RATE, DEGRADE], ids=str)
 async def test_a_limit_that_was_passed_after_all_is_not_paid_again(kind: Kind) -> None:
     pipeline = UndecidedPipeline(kind, ROOM)
-    pipeline.fleet.answers = {"rate_limit": NOBODY}
+    pipeline.coordinator.answers = {"rate_limit": NOBODY}
     await pipeline.comes()
-    pipeline.fleet.answers = {"rate_limit": NO if kind is DEGRADE else YES, "bulkhead": NO}
+    pipeline.coordinator.answers = {"rate_limit": NO if kind is DEGRADE else YES, "bulkhead": NO}
     await pipeline.comes_back()
-    pipeline.fleet.answers = {}
+    pipeline.coordinator.answers = {}
     await pipeline.comes_back()
-    assert (pipeline.fleet.asked["rate_limit"], pipeline.fleet.asked["bulkhead"]) == (2, 2)
+    assert (pipeline.coordinator.asked["rate_limit"], pipeline.coordinator.asked["bulkhead"]) == (
+        2,
+        2,
+    )
     assert pipeline.sent.lane == ("a.task@cheap" if kind is DEGRADE else "a.task")
 
 
 async def test_what_a_dispatcher_was_lost_over_has_yet_to_pay() -> None:
     pipeline = UndecidedPipeline(RATE)
-    pipeline.fleet.answers["rate_limit"] = NOBODY
+    pipeline.coordinator.answers["rate_limit"] = NOBODY
     await pipeline.comes()
-    pipeline.fleet.answers["rate_limit"] = NO
+    pipeline.coordinator.answers["rate_limit"] = NO
     await pipeline.comes_back(redelivered=True)
     assert (pipeline.waiting.owing, pipeline.waiting.again) == (True, True)
 
 
 async def test_a_turn_that_is_reserved_after_all_is_not_reserved_again() -> None:
     pipeline = UndecidedPipeline(SHAPE)
-    pipeline.fleet.answers["rate_limit"] = NOBODY
+    pipeline.coordinator.answers["rate_limit"] = NOBODY
     await pipeline.comes()
-    pipeline.fleet.answers["rate_limit"] = (True, 30.0)
+    pipeline.coordinator.answers["rate_limit"] = (True, 30.0)
     await pipeline.comes_back()
     await pipeline.comes_back()
-    assert pipeline.fleet.asked["rate_limit"] == 2
+    assert pipeline.coordinator.asked["rate_limit"] == 2
     assert pipeline.sent.lane == "a.task"
 
 
 async def test_what_was_refused_for_want_of_room_has_paid_its_rate() -> None:
     pipeline = UndecidedPipeline(RATE, ROOM, ("fallback", {"accept": True}))
-    pipeline.fleet.answers["bulkhead"] = NO
+    pipeline.coordinator.answers["bulkhead"] = NO
     await pipeline.comes()
-    pipeline.fleet.answers.clear()
+    pipeline.coordinator.answers.clear()
     pipeline.publisher.sent = [m for m in pipeline.publisher.sent if m.exchange == "maniple.delay"]
     await pipeline.comes_back()
-    assert (pipeline.sent.lane, pipeline.fleet.asked["rate_limit"]) == ("a.task", 1)
+    assert (pipeline.sent.lane, pipeline.coordinator.asked["rate_limit"]) == ("a.task", 1)
 
 
 @pytest.mark.parametrize("again", [0.001, 1.0, 1000.0])
 async def test_what_its_limit_refuses_later_waits_and_asks_ever_more_seldom(again: float) -> None:
     pipeline = UndecidedPipeline(RATE)
-    pipeline.fleet.answers["rate_limit"] = NOBODY
+    pipeline.coordinator.answers["rate_limit"] = NOBODY
     await pipeline.comes(deadline=NOW + timedelta(days=7))
-    pipeline.fleet.answers["rate_limit"] = (False, again)
+    pipeline.coordinator.answers["rate_limit"] = (False, again)
     tiers = []
     for _ in range(30):
         await pipeline.comes_back(after=1000.0)
@@ -196,6 +199,6 @@ async def test_what_its_limit_refuses_later_waits_and_asks_ever_more_seldom(agai
 
 async def test_a_probe_that_nobody_gives_leaves_the_room_to_others() -> None:
     pipeline = UndecidedPipeline(ROOM, BREAKER)
-    pipeline.fleet.answers["circuit_breaker"] = NOBODY
+    pipeline.coordinator.answers["circuit_breaker"] = NOBODY
     await pipeline.comes()
-    assert pipeline.fleet.freed["bulkhead"] == 1
+    assert pipeline.coordinator.freed["bulkhead"] == 1

@@ -27,7 +27,7 @@ ACCEPT_ROOM: list[Kind] = [
 ]
 
 
-class Fleet:
+class FakeCoordinator:
     """In place of all dispatchers' limits: all are used up, for 30 s, until it `passes`."""
 
     def __init__(self) -> None:
@@ -46,9 +46,9 @@ class UsedUpPipeline(PipelineWithFakes):
     """One whose limits are used up, and that is traced."""
 
     def __init__(self, policies: list[Kind]) -> None:
-        self.kept, self.fleet = Kept(), Fleet()
-        self.fleet.shaped = policies is SHAPE
-        super().__init__(policies, self.fleet, tracer=self.kept.tracer())
+        self.kept, self.coordinator = Kept(), FakeCoordinator()
+        self.coordinator.shaped = policies is SHAPE
+        super().__init__(policies, self.coordinator, tracer=self.kept.tracer())
 
     async def waits(self, task: Envelope) -> Envelope:
         """Admit a task that has to wait; return it as it is in the delay."""
@@ -81,7 +81,7 @@ async def test_a_task_that_a_policy_held_says_so_when_it_expires_and_in_its_trac
     (result,) = [one for one in sent if one.routing_key != ADMITTED_KEY]
     assert f"passed while it waited ({why.value.replace('_', ' ')})" in result.body.decode()
 
-    pipeline.fleet.passes = True
+    pipeline.coordinator.passes = True
     await pipeline.comes_back(waiting, 60)
     spans = [one for one in pipeline.kept.spans if one.name.startswith("dispatch")]
     queues = [one.attributes["messaging.destination.name"] for one in spans]

@@ -73,9 +73,9 @@ from pipeline_with_fakes import PipelineWithFakes
 from work_with_fakes import envelope
 
 async def brought(limit):
-    fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
-    fleet.on_report(DispatcherReport(dispatcher="me", ready=True), 0.0)
-    gate = PipelineWithFakes([("pause", {DOCUMENT["spec"]}), ("rate_limit", limit)], fleet)
+    coordinator = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
+    coordinator.on_report(DispatcherReport(dispatcher="me", ready=True), 0.0)
+    gate = PipelineWithFakes([("pause", {DOCUMENT["spec"]}), ("rate_limit", limit)], coordinator)
     gate.bring(envelope("1"))
     gate.bring(envelope("2"))
     await gate.drain()

@@ -43,10 +43,10 @@ class FullDispatcher:
             self.publisher, results, Metrics(), clock, assignment=Assignment(), traces=traces
         )
         of_nobody: Any = nothing
-        fleet: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))
+        coordinator: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))
         gate = Pipeline(
             self.lanes,
-            fleet,
+            coordinator,
             of_nobody,
             results,
             good=of_nobody,
