@@ -36,7 +36,9 @@ from maniple.identifiers import new_id
 from maniple.topology import EVENTS, HEARTBEATS
 from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 from maniple_cli.output import error_console, run
-from maniple_runtime.control.messages import AgentDescription, AgentId, Heartbeat, Incarnation
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentDescription, Heartbeat
 from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.events import AgentEvent, AgentFailed, AgentUnreachable
 

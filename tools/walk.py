@@ -38,7 +38,8 @@ from maniple_policy.settings import PolicySettings
 from maniple_registry import wiring as registry
 from maniple_registry.settings import RegistrySettings
 from maniple_runtime.event_loop import new_event_loop
-from maniple_runtime.process import Runtime, running
+from maniple_runtime.process import running
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.settings import ServiceSettings
 from maniple_runtime.telemetry import configure_logging
 from walk_recorder import Ran, Recorder, Walk, is_below, walk_of

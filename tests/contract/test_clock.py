@@ -18,7 +18,7 @@ READ_THE_TIME: Mapping[str, str] = {
     "shared/sdk/maniple/clock.py": "here the clock of a machine is made",
     "shared/sdk/maniple/amqp/subscription.py": "compares its own sleeps, which the loop times",
     "shared/sdk/maniple/amqp/supervision.py": "compares its own sleeps, which the loop times",
-    "shared/runtime/maniple_runtime/process.py": "measures by how much the loop itself is late",
+    "shared/runtime/maniple_runtime/loop_lag.py": "measures by how much the loop itself is late",
     "shared/runtime/maniple_runtime/telemetry/log_writer.py": "sleeps in the thread that has ended",
     "services/dispatcher/maniple_dispatcher/ingress/record_lookup.py": (
         "moves the end of an `asyncio.timeout`, which is a time of the loop"

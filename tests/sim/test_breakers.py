@@ -37,8 +37,8 @@ def known(one: Dispatcher) -> Known:
 class Seen:
     """What each dispatcher took the breaker for, in order; what it sent meanwhile; who owned it."""
 
-    def __init__(self, world: World, fleet: Dispatchers) -> None:
-        self.world, self.fleet = world, fleet
+    def __init__(self, world: World, dispatchers: Dispatchers) -> None:
+        self.world, self.dispatchers = world, dispatchers
         self.by: defaultdict[str, list[Known]] = defaultdict(list)
         self.states: dict[int, set[str]] = defaultdict(set)
         self.made_from: dict[int, str] = {}
@@ -49,11 +49,11 @@ class Seen:
         self.mended_at = 0.0
         self.late = 0.0
         """Seconds after which the last has learned of a change, at most."""
-        fleet.became.watch = self._sent
+        dispatchers.became.watch = self._sent
         world.every(0.005, self._look)
 
     def _look(self) -> None:
-        for one in self.fleet.alive:
+        for one in self.dispatchers.alive:
             now = known(one)
             if self.by[one.name][-1:] != [now]:
                 if now[0] not in self.states and self.by[one.name]:
@@ -84,57 +84,57 @@ class Seen:
                 assert number <= PROBES * max(1, len(self.owners[epoch])), self.owners[epoch]
 
 
-def come(world: World, fleet: Dispatchers) -> None:
-    for one in fleet.alive:
-        if fleet.broker.reaches(one.process) and one.undecided < 20:
+def come(world: World, dispatchers: Dispatchers) -> None:
+    for one in dispatchers.alive:
+        if dispatchers.broker.reaches(one.process) and one.undecided < 20:
             one.admit(BROKEN, world.random.randint(1, 3))
 
 
 class Lane:
     """Attempts that end some time after they were let through, badly while it is broken."""
 
-    def __init__(self, world: World, fleet: Dispatchers) -> None:
-        self.world, self.fleet = world, fleet
+    def __init__(self, world: World, dispatchers: Dispatchers) -> None:
+        self.world, self.dispatchers = world, dispatchers
         self.broken = False
         self._seen = 0
         world.every(0.05, self._look)
 
     def _look(self) -> None:
-        new = len(self.fleet.became.sent) - self._seen
+        new = len(self.dispatchers.became.sent) - self._seen
         self._seen += new
         if new:
             ends = LaneEnds(failed=new, failing=new) if self.broken else LaneEnds(succeeded=new)
-            self.world.after(self.world.between(0.05, 0.5), lambda: self.fleet.report(ends))
+            self.world.after(self.world.between(0.05, 0.5), lambda: self.dispatchers.report(ends))
 
 
-def trouble(world: World, fleet: Dispatchers) -> None:
+def trouble(world: World, dispatchers: Dispatchers) -> None:
     """Do something to the owner."""
-    owner = fleet.owner(KEY)
+    owner = dispatchers.owner(KEY)
     what = world.random.choice(["kill", "freeze", "slow", "join", "stall"])
     seconds = world.between(0.2, 4.0)
-    if what == "kill" and len(fleet.alive) > 2:
-        fleet.broker.kill(owner.process)
+    if what == "kill" and len(dispatchers.alive) > 2:
+        dispatchers.broker.kill(owner.process)
     elif what == "freeze":
         owner.process.freeze(seconds)
     elif what == "slow":
         owner.process.slow(seconds, 0.2)
     elif what == "stall":
-        fleet.broker.stall(min(seconds, 1.5))
+        dispatchers.broker.stall(min(seconds, 1.5))
     else:
-        fleet.start(f"d{len(fleet.all)}")
+        dispatchers.start(f"d{len(dispatchers.all)}")
 
 
-def story(world: World, fleet: Dispatchers, *, troubles: int) -> Seen:
+def story(world: World, dispatchers: Dispatchers, *, troubles: int) -> Seen:
     """Break a lane and mend it while the owner of its breaker has trouble."""
     for number in range(3):
-        fleet.start(f"d{number}")
+        dispatchers.start(f"d{number}")
     world.run(3.0)
-    seen, lane = Seen(world, fleet), Lane(world, fleet)
-    world.every(0.1, lambda: come(world, fleet))
+    seen, lane = Seen(world, dispatchers), Lane(world, dispatchers)
+    world.every(0.1, lambda: come(world, dispatchers))
     world.run(1.0)
     lane.broken = True
     for _ in range(troubles):
-        world.after(world.between(0.0, 8.0), partial(trouble, world, fleet))
+        world.after(world.between(0.0, 8.0), partial(trouble, world, dispatchers))
     world.run(world.between(4.0, 9.0))
     lane.broken, seen.mended_at = False, world.now
     world.run(10.0)
@@ -151,19 +151,19 @@ def test_all_agree_on_one_breaker_whose_probes_are_few_whatever_becomes_of_its_o
     chunk: range,
 ) -> None:
     for seed in chunk:
-        with World(seed) as world, Dispatchers(world, spec_of) as fleet:
-            seen = story(world, fleet, troubles=2)
+        with World(seed) as world, Dispatchers(world, spec_of) as dispatchers:
+            seen = story(world, dispatchers, troubles=2)
             seen.check()
-            assert {known(one) for one in fleet.alive} == {known(fleet.alive[0])}
+            assert {known(one) for one in dispatchers.alive} == {known(dispatchers.alive[0])}
             assert len(seen.states) > 3, "it has neither opened nor closed"
-            assert known(fleet.alive[0])[1] == "closed"
+            assert known(dispatchers.alive[0])[1] == "closed"
 
 
 @pytest.mark.parametrize("chunk", seeds(12), ids=str)
 def test_while_all_is_well_a_change_reaches_all_at_once(chunk: range) -> None:
     for seed in chunk:
-        with World(seed) as world, Dispatchers(world, spec_of) as fleet:
-            seen = story(world, fleet, troubles=0)
+        with World(seed) as world, Dispatchers(world, spec_of) as dispatchers:
+            seen = story(world, dispatchers, troubles=0)
             seen.check()
             assert len(seen.changed_at) > 3
             assert seen.late <= SOON

@@ -42,32 +42,32 @@ SETTLED = 2.5
 WAYS = 0.5  # seconds for some ways to the broker and back
 
 
-def trouble(world: World, fleet: Dispatchers) -> None:
+def trouble(world: World, dispatchers: Dispatchers) -> None:
     """Do something to one dispatcher, mostly to the owner."""
-    alive = fleet.alive
-    chosen = fleet.owner(KEY) if world.random.random() < 0.7 else world.random.choice(alive)
+    alive = dispatchers.alive
+    chosen = dispatchers.owner(KEY) if world.random.random() < 0.7 else world.random.choice(alive)
     what = world.random.choice(["kill", "freeze", "cut", "slow", "stall", "join"])
     seconds = world.between(0.2, 3.0)
     if what == "kill" and len(alive) > 2:
-        fleet.broker.kill(chosen.process)
+        dispatchers.broker.kill(chosen.process)
     elif what == "freeze":
         chosen.process.freeze(seconds)
     elif what == "cut":
-        fleet.broker.cut(chosen.process, seconds)
+        dispatchers.broker.cut(chosen.process, seconds)
     elif what == "slow":
         chosen.process.slow(seconds, 0.2)
     elif what == "stall":
-        fleet.broker.stall(min(seconds, 1.5))
+        dispatchers.broker.stall(min(seconds, 1.5))
     else:
-        fleet.start(f"d{len(fleet.all)}")
+        dispatchers.start(f"d{len(dispatchers.all)}")
 
 
-def load(world: World, fleet: Dispatchers, resolved: Resolved, gap: float) -> None:
+def load(world: World, dispatchers: Dispatchers, resolved: Resolved, gap: float) -> None:
     """Deliver tasks to all that can be reached: tasks come from the broker too."""
 
     def come() -> None:
-        for one in fleet.alive:
-            reached = fleet.broker.reaches(one.process) and one.undecided < 20
+        for one in dispatchers.alive:
+            reached = dispatchers.broker.reaches(one.process) and one.undecided < 20
             if reached and world.random.random() < 0.7:
                 one.admit(resolved, world.random.randint(1, 8))
 
@@ -89,19 +89,19 @@ def test_no_more_passes_than_rate_and_burst_and_it_recovers_whatever_becomes_of_
     chunk: range,
 ) -> None:
     for seed in chunk:
-        with World(seed) as world, Dispatchers(world) as fleet:
+        with World(seed) as world, Dispatchers(world) as dispatchers:
             for number in range(MOST):
-                fleet.start(f"d{number}")
+                dispatchers.start(f"d{number}")
             world.run(3.0)
-            load(world, fleet, LIMITED, 0.1)
+            load(world, dispatchers, LIMITED, 0.1)
             world.run(1.0)
             for _ in range(2):
-                world.after(world.between(0.0, 4.0), partial(trouble, world, fleet))
+                world.after(world.between(0.0, 4.0), partial(trouble, world, dispatchers))
             world.run(7.0 + SETTLED)
-            assert most_beyond(fleet.became.sent) <= BEYOND
+            assert most_beyond(dispatchers.became.sent) <= BEYOND
             begun = world.now
             world.run(3.0)
-            passed = sorted(fleet.became.sent)
+            passed = sorted(dispatchers.became.sent)
             recovered = (len(passed) - bisect_right(passed, begun)) / 3.0
             assert recovered >= 0.85 * RATE
 
@@ -111,8 +111,8 @@ def test_who_stood_still_for_so_long_that_others_may_own_what_was_its_own_listen
     seconds: float,
 ) -> None:
     times = Peers()
-    with World(0) as world, Dispatchers(world) as fleet:
-        one, _ = fleet.start("d0"), fleet.start("d1")
+    with World(0) as world, Dispatchers(world) as dispatchers:
+        one, _ = dispatchers.start("d0"), dispatchers.start("d1")
         world.run(3.0)
         assert one.coordinator.peers.is_counted(one.name)
         one.process.freeze(seconds)
@@ -125,12 +125,12 @@ def test_who_stood_still_for_so_long_that_others_may_own_what_was_its_own_listen
 @pytest.mark.parametrize("chunk", seeds(8), ids=str)
 def test_a_broker_that_stands_still_for_a_moment_moves_no_limit(chunk: range) -> None:
     for seed in chunk:
-        with World(seed) as world, Dispatchers(world) as fleet:
-            both = [fleet.start("d0"), fleet.start("d1")]
+        with World(seed) as world, Dispatchers(world) as dispatchers:
+            both = [dispatchers.start("d0"), dispatchers.start("d1")]
             world.run(3.0)
             for one in both:
                 one.admit(WIDE, 20)
-            fleet.broker.stall(1.4)
+            dispatchers.broker.stall(1.4)
             for _ in range(100):
                 world.run(0.05)
                 assert all(
@@ -138,12 +138,12 @@ def test_a_broker_that_stands_still_for_a_moment_moves_no_limit(chunk: range) ->
                 )
 
 
-def stands_still(world: World, fleet: Dispatchers) -> None:
-    fleet.broker.stall(world.between(1.0, 4.0))
+def stands_still(world: World, dispatchers: Dispatchers) -> None:
+    dispatchers.broker.stall(world.between(1.0, 4.0))
 
 
-def dies(world: World, fleet: Dispatchers) -> None:
-    fleet.broker.restart(world.between(0.3, 6.0))
+def dies(world: World, dispatchers: Dispatchers) -> None:
+    dispatchers.broker.restart(world.between(0.3, 6.0))
 
 
 TROUBLES = {"stands still": stands_still, "is killed": dies}
@@ -151,22 +151,22 @@ TROUBLES = {"stands still": stands_still, "is killed": dies}
 
 def undecided_under(
     world: World,
-    fleet: Dispatchers,
+    dispatchers: Dispatchers,
     resolved: Resolved,
     trouble: Callable[[World, Dispatchers], None],
 ) -> int:
     """Have two dispatchers go on while the broker is in trouble; tells how many tasks came."""
-    fleet.start("d0")
-    fleet.start("d1")
+    dispatchers.start("d0")
+    dispatchers.start("d1")
     world.run(3.0)
     came = 0
     for _ in range(3):
-        for one in fleet.alive:
+        for one in dispatchers.alive:
             one.admit(resolved, 20)
         world.run(world.between(0.0, 0.1))
-        trouble(world, fleet)
+        trouble(world, dispatchers)
         for _ in range(10):
-            for one in fleet.alive:  # what they had fetched before
+            for one in dispatchers.alive:  # what they had fetched before
                 one.admit(resolved, 5)
             world.run(0.1)
         world.run(10.0)
@@ -181,14 +181,14 @@ def test_what_nobody_decided_waits_and_then_passes(
     chunk: range, resolved: Resolved, trouble: Callable[[World, Dispatchers], None]
 ) -> None:
     for seed in chunk:
-        with World(seed) as world, Dispatchers(world) as fleet:
-            came = undecided_under(world, fleet, resolved, trouble)
-            became = fleet.became
+        with World(seed) as world, Dispatchers(world) as dispatchers:
+            came = undecided_under(world, dispatchers, resolved, trouble)
+            became = dispatchers.became
             assert not became.ended
             assert {task.waited_for for task in became.waiting} <= {Waiting.UNDECIDED}
             assert len(became.sent) + len(became.waiting) == came
             waiting, became.waiting = became.waiting, []
-            fleet.alive[0].again(waiting)
+            dispatchers.alive[0].again(waiting)
             world.run(1.0)
             assert (became.ended, became.waiting, became.lanes) == ([], [], {LANE})
 
@@ -197,9 +197,9 @@ def test_what_nobody_decided_waits_and_then_passes(
 def test_of_a_broker_that_is_in_trouble_some_tasks_find_nobody_who_decides(
     trouble: Callable[[World, Dispatchers], None],
 ) -> None:
-    with World(0) as world, Dispatchers(world) as fleet:
-        undecided_under(world, fleet, EACH["a bulkhead"], trouble)
-        assert fleet.became.held, "everything was decided: the broker was in trouble in vain"
+    with World(0) as world, Dispatchers(world) as dispatchers:
+        undecided_under(world, dispatchers, EACH["a bulkhead"], trouble)
+        assert dispatchers.became.held, "everything was decided: the broker was in trouble in vain"
 
 
 FIVE = Resolved.from_policies(policy("bulkhead", {"max_in_flight": 5}))
@@ -210,49 +210,49 @@ def test_what_waits_in_an_agents_own_queue_takes_room_until_it_is_seen_to_be_emp
     *,
     draining: bool,
 ) -> None:
-    with World(0) as world, Dispatchers(world) as fleet:
-        one, queue = fleet.start("d0"), agent_queue("a").name
+    with World(0) as world, Dispatchers(world) as dispatchers:
+        one, queue = dispatchers.start("d0"), agent_queue("a").name
         for lane in lane_queues(LANE):
-            fleet.broker.queues[lane.name] = QueueView(ready=0, consumers=1)
+            dispatchers.broker.queues[lane.name] = QueueView(ready=0, consumers=1)
         world.run(3.0)
         one.assignment.registered("a", "1", frozenset({LANE}))
         if draining:
             one.assignment.draining("a", "1")
         one.count_rooms()
-        fleet.broker.queues[queue] = QueueView(ready=5, consumers=1)
+        dispatchers.broker.queues[queue] = QueueView(ready=5, consumers=1)
         for _ in range(10):
             one.admit(FIVE, 5)
             world.run(5.0)
-            assert len(fleet.became.sent) == 5
-        fleet.broker.queues[queue] = QueueView(ready=0, consumers=1)
+            assert len(dispatchers.became.sent) == 5
+        dispatchers.broker.queues[queue] = QueueView(ready=0, consumers=1)
         world.run(2.5 + Reports().heard)
         one.admit(FIVE, 5)
         world.run(1.0)
-        assert len(fleet.became.sent) == 10
+        assert len(dispatchers.became.sent) == 10
 
 
 @pytest.mark.parametrize("others", [0, 1])
 def test_who_begins_when_all_others_have_died_knows_what_waits_in_queues(others: int) -> None:
-    with World(0) as world, Dispatchers(world) as fleet:
+    with World(0) as world, Dispatchers(world) as dispatchers:
         for lane in lane_queues(LANE):
-            fleet.broker.queues[lane.name] = QueueView(ready=5, consumers=1)
-        first = [fleet.start(f"d{number}") for number in range(1 + others)]
+            dispatchers.broker.queues[lane.name] = QueueView(ready=5, consumers=1)
+        first = [dispatchers.start(f"d{number}") for number in range(1 + others)]
         world.run(3.0)
         first[0].admit(FIVE, 5)
         world.run(2.0)
-        assert len(fleet.became.sent) == 5
+        assert len(dispatchers.became.sent) == 5
         for one in first:
-            fleet.broker.kill(one.process)
+            dispatchers.broker.kill(one.process)
         world.run(0.5)
-        two = fleet.start("d9")
+        two = dispatchers.start("d9")
         world.run(3.0)
         two.count_rooms()
         two.admit(FIVE, 5)
         world.run(2.0)
-        assert len(fleet.became.sent) == 5
+        assert len(dispatchers.became.sent) == 5
         for lane in lane_queues(LANE):
-            fleet.broker.queues[lane.name] = QueueView(ready=0, consumers=1)
+            dispatchers.broker.queues[lane.name] = QueueView(ready=0, consumers=1)
         world.run(2.5 + Reports().heard)
         two.admit(FIVE, 5)
         world.run(1.0)
-        assert len(fleet.became.sent) == 10
+        assert len(dispatchers.became.sent) == 10

@@ -31,25 +31,25 @@ def deliver(one: Dispatcher, tasks: int, before: Redelivery) -> None:
 @pytest.mark.parametrize("chunk", seeds(20), ids=str)
 def test_no_task_that_was_admitted_is_refused_and_none_is_charged_twice(chunk: range) -> None:
     for seed in chunk:
-        with World(seed) as world, Dispatchers(world) as fleet:
+        with World(seed) as world, Dispatchers(world) as dispatchers:
             for number in range(3):
-                fleet.start(f"d{number}")
+                dispatchers.start(f"d{number}")
             world.run(3.0)
-            dies = next(one for one in fleet.alive if one is not fleet.owner(KEY))
+            dies = next(one for one in dispatchers.alive if one is not dispatchers.owner(KEY))
             deliver(dies, HAD, Redelivery.UNKNOWN)
             world.run(2.0)
-            first = len(fleet.became.sent)
-            assert (first, fleet.became.ended) == (HAD, [])  # all had a token
-            fleet.broker.kill(dies.process)
-            heir = next(one for one in fleet.alive if one is not fleet.owner(KEY))
+            first = len(dispatchers.became.sent)
+            assert (first, dispatchers.became.ended) == (HAD, [])  # all had a token
+            dispatchers.broker.kill(dies.process)
+            heir = next(one for one in dispatchers.alive if one is not dispatchers.owner(KEY))
             deliver(heir, HAD, Redelivery.DELIVERED)
             world.run(5.0)
-            assert (len(fleet.became.sent), fleet.became.ended) == (2 * HAD, [])
+            assert (len(dispatchers.became.sent), dispatchers.became.ended) == (2 * HAD, [])
             deliver(heir, LIMIT, Redelivery.UNKNOWN)
             world.run(5.0)
-            anew = len(fleet.became.sent) - 2 * HAD
+            anew = len(dispatchers.became.sent) - 2 * HAD
             assert LIMIT - HAD <= anew <= LIMIT - HAD + 2  # and those that grew again meanwhile
             deliver(heir, HAD, Redelivery.DELIVERED)
-            refused = len(fleet.became.ended)
+            refused = len(dispatchers.became.ended)
             world.run(2.0)
-            assert len(fleet.became.ended) == refused  # though the limit is used up
+            assert len(dispatchers.became.ended) == refused  # though the limit is used up

@@ -24,7 +24,8 @@ from maniple_agent.settings import AgentSettings
 from maniple_agent.wiring import build
 from maniple_cli.dev_cluster.cluster import Cluster
 from maniple_runtime.metric_names import HEARTBEATS_SENT
-from maniple_runtime.process import Runtime, running
+from maniple_runtime.process import running
+from maniple_runtime.runtime import Runtime
 from scraping import counted
 from waiting import wait_until
 

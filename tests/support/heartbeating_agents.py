@@ -33,12 +33,13 @@ from maniple_runtime.control.messages import (
     Command,
     Heartbeat,
     Time,
-    control_keys,
 )
 from maniple_runtime.control.plane import ControlPlane, prepare_broker
+from maniple_runtime.control.routing_keys import control_keys
 from maniple_runtime.events import AGENT_EVENTS, AgentEvent
 from maniple_runtime.leadership import COMPONENT as LEADER
-from maniple_runtime.process import Runtime, running
+from maniple_runtime.process import running
+from maniple_runtime.runtime import Runtime
 from timed import timed
 from waiting import wait_until
 

@@ -22,7 +22,8 @@ from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.events import PolicyChanged
 from maniple_runtime.health import Health
 from maniple_runtime.policy_view import PolicyView
-from maniple_runtime.process import Runtime, running
+from maniple_runtime.process import running
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.settings import ServiceSettings
 from maniple_runtime.telemetry import Metrics, get_logger
 from policy_records import document

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from maniple.clock import SYSTEM_CLOCK
 from maniple.timings import Timings
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.telemetry import get_logger
 
 

@@ -37,7 +37,9 @@ from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import is_due
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_policies import Resolved
-from maniple_runtime.control.messages import AgentId, BulkheadLoad, Incarnation, Outcomes
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import BulkheadLoad, Outcomes
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.telemetry.tracing import NO_TRACER

@@ -29,15 +29,11 @@ from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.management import Closed
 from maniple_registry.settings import RegistrySettings
 from maniple_runtime.consul.registration import TtlHeartbeat
-from maniple_runtime.control.messages import (
-    COMMANDS,
-    AgentDescription,
-    Command,
-    control_keys,
-)
+from maniple_runtime.control.messages import COMMANDS, AgentDescription, Command
+from maniple_runtime.control.routing_keys import control_keys
 from maniple_runtime.events import AgentFailed
 from maniple_runtime.health import Health
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.telemetry import Metrics
 from simulated_broker import (
     Broker,

@@ -25,7 +25,9 @@ from maniple_dispatcher.limits.snapshot import LimitSnapshot
 from maniple_dispatcher.pipeline.pipeline import Pipeline
 from maniple_policies import Resolved, parse_policy
 from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
-from maniple_runtime.control.messages import AgentId, Incarnation, LaneEnds, LaneOutcomes, Outcomes
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import LaneEnds, LaneOutcomes, Outcomes
 from simulated_broker import (
     Broker,
     SimulatedInspector,

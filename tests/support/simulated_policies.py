@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import structlog
 
-import maniple_policy.store
+import maniple_policy.records_on_disk
 import maniple_runtime.policy_view
 from followed_policies import follow_policies
 from maniple.errors import BrokerUnavailable
@@ -149,7 +149,7 @@ class Policies:
     def __enter__(self) -> Self:
         disk = type("Disk", (Disk,), {"kept": {}})
         self._patch.setattr(maniple_runtime.policy_view, "PolicyCache", disk)
-        self._patch.setattr(maniple_policy.store, "write_atomically", lambda *_: None)
+        self._patch.setattr(maniple_policy.records_on_disk, "write_atomically", lambda *_: None)
         return self
 
     def __exit__(

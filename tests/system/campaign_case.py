@@ -8,7 +8,8 @@ from typing import Any
 from msgspec import Raw
 
 from maniple.messages import Result, Status
-from maniple_runtime.control.messages import AgentId, Incarnation
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
 from maniple_runtime.events import AgentEvent, AgentFailed, AgentUnreachable
 from maniple_runtime.records import Entry, Position
 from system.campaign.client_history import ClientHistory, Told

@@ -17,7 +17,9 @@ from maniple.timings import Heartbeats
 from maniple_agent import identity
 from maniple_agent.commands import Ending
 from maniple_agent.identity import check_id
-from maniple_runtime.control.messages import AgentDescription, AgentId, Incarnation
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentDescription
 from maniple_runtime.control.plane import ControlPlane
 
 TIMES = Heartbeats(period=0.2, confirm=0.1)

@@ -129,27 +129,27 @@ class Submitting:
 
 
 async def test_a_client_says_so_when_it_sends_again_what_was_not_confirmed() -> None:
-    scene = Submitting()
-    await scene.client.submit("a.task")
-    (message,) = scene.broker.given
+    submitting = Submitting()
+    await submitting.client.submit("a.task")
+    (message,) = submitting.broker.given
     assert message.properties().headers is None
     assert message.properties(repeated=True).headers == {REPEATED_HEADER: "true"}
 
 
 async def test_a_task_that_is_submitted_again_travels_with_none_that_is_new() -> None:
-    scene = Submitting()
-    scene.broker.error = BrokerUnavailable("no confirm")
+    submitting = Submitting()
+    submitting.broker.error = BrokerUnavailable("no confirm")
     with pytest.raises(BrokerUnavailable):
-        await scene.client.submit("a.task", id="x")
-    scene.broker.error = None
-    scene.broker.given.clear()
+        await submitting.client.submit("a.task", id="x")
+    submitting.broker.error = None
+    submitting.broker.given.clear()
     submissions: list[Callable[[], Any]] = [
-        lambda: scene.client.submit("a.task", id="x", repeated=True),
-        lambda: scene.client.submit("a.task", id="new"),
+        lambda: submitting.client.submit("a.task", id="x", repeated=True),
+        lambda: submitting.client.submit("a.task", id="new"),
     ]
     await asyncio.gather(*(submit() for submit in submissions))
     told = {
         b'"x"' in message.body: (message.properties().headers or {}).get(REPEATED_HEADER)
-        for message in scene.broker.given
+        for message in submitting.broker.given
     }
     assert told == {True: "true", False: None}

@@ -20,12 +20,8 @@ from maniple.messages import MAX_BODY, Result, Status
 from maniple.topology import LANES, REPLY_PREFIX, RESULTS
 from maniple_runtime.metric_names import REPLIES_DROPPED
 from maniple_runtime.publish import batch_publisher, confirm, refused_log
-from maniple_runtime.publish.batch_publisher import (
-    MAX_KEYS,
-    BatchOptions,
-    BatchPublisher,
-    ResultPublisher,
-)
+from maniple_runtime.publish.batch_options import BatchOptions
+from maniple_runtime.publish.batch_publisher import MAX_KEYS, BatchPublisher, ResultPublisher
 from maniple_runtime.publish.refused_log import RefusedLog
 from maniple_runtime.telemetry import Metrics
 

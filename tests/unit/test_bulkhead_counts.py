@@ -32,7 +32,7 @@ KEY, LANE = "bulkhead/p", "a.task@it"
 YES, NO, NOBODY = (True, 0.0), (False, 1.0), (None, 1.0)
 
 
-class Fleet:
+class FakeCoordinator:
     """In place of all dispatchers: knows how much room is taken."""
 
     def __init__(self) -> None:
@@ -60,14 +60,14 @@ class Fleet:
         self.return_permit(limit, now)
 
 
-class Scene(PipelineWithFakes):
+class CountingPipeline(PipelineWithFakes):
     """One that gives room in a bulkhead."""
 
     def __init__(self, *policies: Kind, monotonic: Callable[[], float] = monotonic) -> None:
-        self.fleet = Fleet()
-        fleet: Any = self.fleet
-        self.rooms = BulkheadCounts(fleet, monotonic)
-        super().__init__(policies, fleet, counts=self.rooms, monotonic=monotonic)
+        self.coordinator = FakeCoordinator()
+        coordinator: Any = self.coordinator
+        self.rooms = BulkheadCounts(coordinator, monotonic)
+        super().__init__(policies, coordinator, counts=self.rooms, monotonic=monotonic)
 
     def admit(self, **fields: Any) -> Delivery:
         return self.bring(envelope("1", lane=LANE, **fields))
@@ -78,28 +78,28 @@ class Scene(PipelineWithFakes):
 
     @property
     def taken(self) -> int:
-        return int(self.fleet.taken[KEY])
+        return int(self.coordinator.taken[KEY])
 
 
 async def test_a_task_that_its_lane_took_has_room() -> None:
-    scene = Scene(ROOM)
-    await scene.comes()
-    assert scene.taken == 1
-    assert [task.bulkhead for task in scene.tasks("maniple.lanes")] == [KEY]
+    pipeline = CountingPipeline(ROOM)
+    await pipeline.comes()
+    assert pipeline.taken == 1
+    assert [task.bulkhead for task in pipeline.tasks("maniple.lanes")] == [KEY]
 
 
 async def test_one_that_its_lane_refuses_has_none_until_it_comes_back() -> None:
     now = [100.0]
-    scene = Scene(ROOM, monotonic=lambda: now[0])
-    scene.publisher.full.add(LANE)
-    await scene.comes()
-    (waiting,) = scene.tasks("maniple.delay")
-    assert (scene.taken, waiting.bulkhead) == (0, None)
-    scene.publisher.full.clear()
+    pipeline = CountingPipeline(ROOM, monotonic=lambda: now[0])
+    pipeline.publisher.full.add(LANE)
+    await pipeline.comes()
+    (waiting,) = pipeline.tasks("maniple.delay")
+    assert (pipeline.taken, waiting.bulkhead) == (0, None)
+    pipeline.publisher.full.clear()
     now[0] += 1.0
-    scene.now += timedelta(seconds=1)
-    await scene.bring_back(waiting)
-    assert scene.taken == 1
+    pipeline.now += timedelta(seconds=1)
+    await pipeline.bring_back(waiting)
+    assert pipeline.taken == 1
 
 
 @pytest.mark.parametrize(
@@ -109,48 +109,48 @@ async def test_one_that_its_lane_refuses_has_none_until_it_comes_back() -> None:
 async def test_only_of_one_whose_lane_is_not_there_it_is_said_so(
     key: str, lost: int, absent: list[str]
 ) -> None:
-    scene = Scene(ROOM)
-    scene.publisher.absent.add(key)
-    await scene.comes(lost=lost)
-    assert scene.fleet.absent == absent
-    assert scene.taken == (0 if scene.tasks("maniple.delay") else 1)
-    full = Scene(ROOM)
+    pipeline = CountingPipeline(ROOM)
+    pipeline.publisher.absent.add(key)
+    await pipeline.comes(lost=lost)
+    assert pipeline.coordinator.absent == absent
+    assert pipeline.taken == (0 if pipeline.tasks("maniple.delay") else 1)
+    full = CountingPipeline(ROOM)
     full.publisher.full.add(LANE)
     await full.comes()
-    assert (full.taken, full.fleet.absent, full.fleet.arrived.called) == (0, [], False)
+    assert (full.taken, full.coordinator.absent, full.coordinator.arrived.called) == (0, [], False)
 
 
 async def test_one_that_its_lane_took_or_may_have_has_arrived() -> None:
-    scene = Scene(ROOM)
-    await scene.comes()
-    assert scene.fleet.arrived.call_args.args == (KEY, LANE)
+    pipeline = CountingPipeline(ROOM)
+    await pipeline.comes()
+    assert pipeline.coordinator.arrived.call_args.args == (KEY, LANE)
 
 
 async def test_what_goes_back_to_its_lane_is_not_counted_as_on_its_way_there() -> None:
     delivery, now = Delivery(), [100.0]
-    scene = Scene(ROOM, monotonic=lambda: now[0])
-    scene.fleet.taken[KEY] = 5
-    scene.publisher.absent.add(LANE)
+    pipeline = CountingPipeline(ROOM, monotonic=lambda: now[0])
+    pipeline.coordinator.taken[KEY] = 5
+    pipeline.publisher.absent.add(LANE)
     task = envelope("1", lane=LANE, bulkhead=KEY)
-    scene.lanes.put_back(task, Settlement(delivery, 1), alone=False)  # type: ignore[arg-type]  # a fake
-    await scene.drain()
-    assert (scene.taken, scene.fleet.absent) == (4, [])
-    scene.publisher.up.clear()
-    scene.publisher.absent.clear()
+    pipeline.lanes.put_back(task, Settlement(delivery, 1), alone=False)  # type: ignore[arg-type]  # a fake
+    await pipeline.drain()
+    assert (pipeline.taken, pipeline.coordinator.absent) == (4, [])
+    pipeline.publisher.up.clear()
+    pipeline.publisher.absent.clear()
     now[0] += 1.0
-    scene.admit()
-    assert [scene.fleet.unqueued.lasting() for _ in range(2)] == [{}, {KEY: 1}]
-    scene.publisher.up.set()
-    await scene.lanes.drain_lanes()
+    pipeline.admit()
+    assert [pipeline.coordinator.unqueued.lasting() for _ in range(2)] == [{}, {KEY: 1}]
+    pipeline.publisher.up.set()
+    await pipeline.lanes.drain_lanes()
 
 
 async def test_one_whose_agents_own_queue_refuses_it_keeps_its_room_for_the_lane() -> None:
-    scene = Scene(ROOM)
-    scene.assignment.registered("a1", "1", frozenset({LANE}))
-    scene.publisher.full.add("a1")
-    await scene.comes(affinity="k")
-    assert [task.bulkhead for task in scene.tasks("maniple.lanes")] == [KEY]
-    assert scene.taken == 1
+    pipeline = CountingPipeline(ROOM)
+    pipeline.assignment.registered("a1", "1", frozenset({LANE}))
+    pipeline.publisher.full.add("a1")
+    await pipeline.comes(affinity="k")
+    assert [task.bulkhead for task in pipeline.tasks("maniple.lanes")] == [KEY]
+    assert pipeline.taken == 1
 
 
 FALLBACKS: list[Kind] = [
@@ -164,52 +164,52 @@ FALLBACKS: list[Kind] = [
 async def test_one_that_the_breaker_stops_gives_its_room_back_once(
     answer: Any, fallback: Kind | None
 ) -> None:
-    scene = Scene(ROOM, BREAKER, *([fallback] if fallback else []))
-    scene.fleet.taken[KEY] = 5  # of others
-    scene.fleet.probes = answer
-    await scene.comes()
-    assert scene.taken == 5
-    assert all(task.bulkhead is None for task in scene.tasks("maniple.delay"))
+    pipeline = CountingPipeline(ROOM, BREAKER, *([fallback] if fallback else []))
+    pipeline.coordinator.taken[KEY] = 5  # of others
+    pipeline.coordinator.probes = answer
+    await pipeline.comes()
+    assert pipeline.taken == 5
+    assert all(task.bulkhead is None for task in pipeline.tasks("maniple.delay"))
 
 
 async def test_one_whose_time_is_over_when_its_lane_refuses_it_gives_its_room_back_once() -> None:
-    scene = Scene(ROOM)
-    scene.fleet.taken[KEY] = 5
-    scene.publisher.full.add(LANE)
-    scene.admit()
-    scene.now += timedelta(hours=2)
-    await scene.lanes.drain_lanes()
-    await scene.results.drain_results()
-    assert (scene.taken, len(scene.publisher.to("maniple.results"))) == (5, 1)
+    pipeline = CountingPipeline(ROOM)
+    pipeline.coordinator.taken[KEY] = 5
+    pipeline.publisher.full.add(LANE)
+    pipeline.admit()
+    pipeline.now += timedelta(hours=2)
+    await pipeline.lanes.drain_lanes()
+    await pipeline.results.drain_results()
+    assert (pipeline.taken, len(pipeline.publisher.to("maniple.results"))) == (5, 1)
 
 
 async def test_of_one_that_its_lane_does_not_confirm_the_copy_has_no_room() -> None:
     now = [100.0]
-    scene = Scene(ROOM, monotonic=lambda: now[0])
-    scene.publisher.silent.add(LANE)
-    scene.admit()
+    pipeline = CountingPipeline(ROOM, monotonic=lambda: now[0])
+    pipeline.publisher.silent.add(LANE)
+    pipeline.admit()
     now[0] += 10.0
-    scene.lanes.redirect_overdue(taking=True)
-    scene.publisher.freed.set()
-    await scene.lanes.drain_lanes()
-    (copy,) = scene.tasks("maniple.delay")
+    pipeline.lanes.redirect_overdue(taking=True)
+    pipeline.publisher.freed.set()
+    await pipeline.lanes.drain_lanes()
+    (copy,) = pipeline.tasks("maniple.delay")
     assert (copy.bulkhead, copy.waited_for) == (None, Waiting.UNCONFIRMED)
-    assert scene.taken == 1  # the lane has the other one
+    assert pipeline.taken == 1  # the lane has the other one
 
 
 @pytest.mark.parametrize("late", [False, True])
 async def test_what_waits_has_no_room_though_an_older_agent_names_it(*, late: bool) -> None:
-    scene = Scene(ROOM)
-    scene.fleet.taken[KEY] = 5
+    pipeline = CountingPipeline(ROOM)
+    pipeline.coordinator.taken[KEY] = 5
     deadline = NOW - timedelta(seconds=1) if late else NOW + timedelta(hours=1)
-    await scene.bring_back(envelope("1", bulkhead=KEY, attempt=2, deadline=deadline))
-    assert scene.taken == (5 if late else 6)
+    await pipeline.bring_back(envelope("1", bulkhead=KEY, attempt=2, deadline=deadline))
+    assert pipeline.taken == (5 if late else 6)
 
 
 async def test_room_that_a_task_had_under_a_policy_that_is_gone_is_not_named_any_more() -> None:
-    scene = Scene()
-    await scene.bring_back(envelope("1", bulkhead=KEY, attempt=2))
-    assert [task.bulkhead for task in scene.tasks("maniple.lanes")] == [None]
+    pipeline = CountingPipeline()
+    await pipeline.bring_back(envelope("1", bulkhead=KEY, attempt=2))
+    assert [task.bulkhead for task in pipeline.tasks("maniple.lanes")] == [None]
 
 
 @pytest.mark.parametrize(
@@ -218,15 +218,15 @@ async def test_room_that_a_task_had_under_a_policy_that_is_gone_is_not_named_any
 async def test_what_the_broker_gives_up_in_a_lane_gives_its_room_back(
     queue: str, taken: int
 ) -> None:
-    scene = Scene(ROOM)
-    scene.fleet.taken[KEY] = 5
+    pipeline = CountingPipeline(ROOM)
+    pipeline.coordinator.taken[KEY] = 5
     undeliverable = DeadLetterConsumer(
-        scene.results,
+        pipeline.results,
         Metrics(),
-        scene.clock,
-        traces=scene.traces,
+        pipeline.clock,
+        traces=pipeline.traces,
         long=LongMessages(monotonic),
-        bulkheads=scene.rooms,
+        bulkheads=pipeline.rooms,
     )
     delivery = Delivery(envelope("1", bulkhead=KEY))
     delivery.routing_key, delivery.headers = BROKER_KEY + queue, {}
@@ -237,38 +237,38 @@ async def test_what_the_broker_gives_up_in_a_lane_gives_its_room_back(
         content_encoding=None,
     )
     undeliverable.on_dead_letter(delivery)  # type: ignore[arg-type]  # a fake
-    await scene.results.drain_results()
-    assert scene.taken == taken
+    await pipeline.results.drain_results()
+    assert pipeline.taken == taken
 
 
 async def test_what_is_long_on_its_way_to_a_lane_is_told() -> None:
-    scene = Scene(ROOM)
-    scene.publisher.up.clear()
-    scene.admit()
-    assert [scene.fleet.unqueued.lasting() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
-    scene.publisher.up.set()
-    await scene.lanes.drain_lanes()
-    assert scene.fleet.unqueued.lasting() == {}
+    pipeline = CountingPipeline(ROOM)
+    pipeline.publisher.up.clear()
+    pipeline.admit()
+    assert [pipeline.coordinator.unqueued.lasting() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
+    pipeline.publisher.up.set()
+    await pipeline.lanes.drain_lanes()
+    assert pipeline.coordinator.unqueued.lasting() == {}
 
 
 @pytest.mark.parametrize("alive", [True, False])
 async def test_what_waits_for_its_record_is_told_as_on_its_way(*, alive: bool) -> None:
-    scene = Scene(LIMIT, ROOM)
-    scene.publisher.silent.add(ADMITTED_KEY)
-    delivery = scene.admit()
-    assert [scene.fleet.unqueued.lasting() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
+    pipeline = CountingPipeline(LIMIT, ROOM)
+    pipeline.publisher.silent.add(ADMITTED_KEY)
+    delivery = pipeline.admit()
+    assert [pipeline.coordinator.unqueued.lasting() for _ in range(3)] == [{}, {KEY: 1}, {KEY: 1}]
     delivery.alive = alive
-    scene.publisher.freed.set()
-    await scene.drain()
-    assert scene.fleet.unqueued.lasting() == {}
-    assert scene.taken == len(scene.tasks("maniple.lanes")) == alive
+    pipeline.publisher.freed.set()
+    await pipeline.drain()
+    assert pipeline.coordinator.unqueued.lasting() == {}
+    assert pipeline.taken == len(pipeline.tasks("maniple.lanes")) == alive
 
 
 async def test_one_whose_record_cannot_be_written_gives_its_room_back_once() -> None:
-    scene = Scene(LIMIT, ROOM)
-    scene.fleet.taken[KEY] = 5
-    scene.publisher.publish = Mock(side_effect=BrokerUnavailable("closed"))  # type: ignore[method-assign]  # it ends
-    scene.admit()
-    await scene.drain()
-    assert scene.taken == 5
-    assert [scene.fleet.unqueued.lasting() for _ in range(2)] == [{}, {}]
+    pipeline = CountingPipeline(LIMIT, ROOM)
+    pipeline.coordinator.taken[KEY] = 5
+    pipeline.publisher.publish = Mock(side_effect=BrokerUnavailable("closed"))  # type: ignore[method-assign]  # it ends
+    pipeline.admit()
+    await pipeline.drain()
+    assert pipeline.taken == 5
+    assert [pipeline.coordinator.unqueued.lasting() for _ in range(2)] == [{}, {}]

@@ -24,103 +24,107 @@ def limit(lane: str = LANE) -> ConcurrencyLimit:
     return ConcurrencyLimit(KEY, most=MOST, lane=lane)
 
 
-def lanes(fleet: Simulation, name: str) -> set[str]:
+def lanes(dispatchers: Simulation, name: str) -> set[str]:
     """Return where one looks for tasks, as it would write it down."""
-    written = dict(bulkheads(fleet, name).lately_in_use(lambda _: True))
+    written = dict(bulkheads(dispatchers, name).lately_in_use(lambda _: True))
     return set(written[KEY][1]) if KEY in written else set()
 
 
-def bulkheads(fleet: Simulation, name: str) -> Bulkheads:
-    return fleet.alive[name].owned.bulkheads
+def bulkheads(dispatchers: Simulation, name: str) -> Bulkheads:
+    return dispatchers.alive[name].owned.bulkheads
 
 
-def comes(fleet: Simulation, name: str, *to: str) -> None:
+def comes(dispatchers: Simulation, name: str, *to: str) -> None:
     """Grant a dispatcher room for tasks to these lanes, which are then under way."""
     for lane in to:
-        fleet.submit(name, limit(lane))
-    fleet.run(SOON)
+        dispatchers.submit(name, limit(lane))
+    dispatchers.run(SOON)
 
 
-def no_lane(fleet: Simulation, name: str, *which: str) -> None:
+def no_lane(dispatchers: Simulation, name: str, *which: str) -> None:
     """Report from a dispatcher that these lanes do not exist."""
     for lane in which:
-        fleet.alive[name].found_no_lane(limit(lane), fleet.now)
-    fleet.run(SOON)
+        dispatchers.alive[name].found_no_lane(limit(lane), dispatchers.now)
+    dispatchers.run(SOON)
 
 
 @pytest.fixture(params=["its owner", "another"])
 def one(request: pytest.FixtureRequest) -> tuple[Simulation, str, str]:
     """Two dispatchers, and the name of one that has tasks and of the other."""
-    fleet = Simulation(2)
-    owner = fleet.owner(KEY)
-    (other,) = fleet.alive.keys() - {owner}
-    return (fleet, owner, other) if request.param == "its owner" else (fleet, other, owner)
+    dispatchers = Simulation(2)
+    owner = dispatchers.owner(KEY)
+    (other,) = dispatchers.alive.keys() - {owner}
+    return (
+        (dispatchers, owner, other) if request.param == "its owner" else (dispatchers, other, owner)
+    )
 
 
 def test_lanes_that_are_not_there_are_known_for_a_moment_only(
     one: tuple[Simulation, str, str],
 ) -> None:
-    fleet, name, _ = one
-    comes(fleet, name, *MADE_UP, LANE)
-    assert MADE_UP[-1] in lanes(fleet, fleet.owner(KEY))
-    fleet.alive[name].arrived(KEY, LANE)
-    no_lane(fleet, name, *MADE_UP)
-    comes(fleet, name, LANE)
-    assert [lanes(fleet, each) for each in fleet.alive] == [{LANE}, {LANE}]
-    fleet.kill(fleet.owner(KEY))
-    fleet.run(3.0)
-    assert [d.lanes for d in bulkheads(fleet, fleet.owner(KEY)).doubtful(fleet.now)] == [{LANE}]
+    dispatchers, name, _ = one
+    comes(dispatchers, name, *MADE_UP, LANE)
+    assert MADE_UP[-1] in lanes(dispatchers, dispatchers.owner(KEY))
+    dispatchers.alive[name].arrived(KEY, LANE)
+    no_lane(dispatchers, name, *MADE_UP)
+    comes(dispatchers, name, LANE)
+    assert [lanes(dispatchers, each) for each in dispatchers.alive] == [{LANE}, {LANE}]
+    dispatchers.kill(dispatchers.owner(KEY))
+    dispatchers.run(3.0)
+    assert [
+        d.lanes for d in bulkheads(dispatchers, dispatchers.owner(KEY)).doubtful(dispatchers.now)
+    ] == [{LANE}]
 
 
 def test_a_lane_where_another_task_may_be_stays(one: tuple[Simulation, str, str]) -> None:
-    fleet, name, other = one
-    owner = fleet.owner(KEY)
-    comes(fleet, name, "new", "new", "made-up")
-    no_lane(fleet, name, "new", "made-up")
-    assert lanes(fleet, owner) == {"new"}  # the other is on its way, and may find it made
-    comes(fleet, other, "new")
-    no_lane(fleet, name, "new")
-    assert lanes(fleet, owner) == {"new"}  # another dispatcher has one on its way
-    no_lane(fleet, other, "new")
-    assert lanes(fleet, owner) == set()
+    dispatchers, name, other = one
+    owner = dispatchers.owner(KEY)
+    comes(dispatchers, name, "new", "new", "made-up")
+    no_lane(dispatchers, name, "new", "made-up")
+    assert lanes(dispatchers, owner) == {"new"}  # the other is on its way, and may find it made
+    comes(dispatchers, other, "new")
+    no_lane(dispatchers, name, "new")
+    assert lanes(dispatchers, owner) == {"new"}  # another dispatcher has one on its way
+    no_lane(dispatchers, other, "new")
+    assert lanes(dispatchers, owner) == set()
 
 
 def test_a_lane_that_took_one_stays_though_it_was_not_there_a_moment_ago(
     one: tuple[Simulation, str, str],
 ) -> None:
-    fleet, name, _ = one
-    comes(fleet, name, "new", "new")
-    fleet.alive[name].arrived(KEY, "new")
-    no_lane(fleet, name, "new")
-    assert lanes(fleet, fleet.owner(KEY)) == {"new"}
+    dispatchers, name, _ = one
+    comes(dispatchers, name, "new", "new")
+    dispatchers.alive[name].arrived(KEY, "new")
+    no_lane(dispatchers, name, "new")
+    assert lanes(dispatchers, dispatchers.owner(KEY)) == {"new"}
 
 
 def test_tasks_that_got_no_room_or_gave_it_back_are_on_no_way(
     one: tuple[Simulation, str, str],
 ) -> None:
-    fleet, name, _ = one
+    dispatchers, name, _ = one
     full = ConcurrencyLimit(KEY, most=1, lane="made-up")
-    fleet.submit(name, full, 3)
-    fleet.run(SOON)
-    assert (fleet.passed.total(), len(fleet.refused)) == (1, 2)
-    no_lane(fleet, name, "made-up")
-    assert lanes(fleet, fleet.owner(KEY)) == set()
-    comes(fleet, name, "made-up", "made-up")
-    fleet.alive[name].return_permit(limit("made-up"), fleet.now)
-    no_lane(fleet, name, "made-up")
-    assert lanes(fleet, fleet.owner(KEY)) == set()
+    dispatchers.submit(name, full, 3)
+    dispatchers.run(SOON)
+    assert (dispatchers.passed.total(), len(dispatchers.refused)) == (1, 2)
+    no_lane(dispatchers, name, "made-up")
+    assert lanes(dispatchers, dispatchers.owner(KEY)) == set()
+    comes(dispatchers, name, "made-up", "made-up")
+    dispatchers.alive[name].return_permit(limit("made-up"), dispatchers.now)
+    no_lane(dispatchers, name, "made-up")
+    assert lanes(dispatchers, dispatchers.owner(KEY)) == set()
 
 
 def test_a_lane_that_is_not_told_of_in_time_is_told_of_later() -> None:
-    fleet = Simulation(3)
-    owner = fleet.owner(KEY)
-    name = min(fleet.alive.keys() - {owner})
-    comes(fleet, name, "made-up", LANE)
-    fleet.kill(owner)
-    no_lane(fleet, name, "made-up")
-    fleet.run(4.0)
-    comes(fleet, name, LANE)
-    assert lanes(fleet, fleet.owner(KEY)) == {LANE}
+    dispatchers = Simulation(3)
+    owner = dispatchers.owner(KEY)
+    name = min(dispatchers.alive.keys() - {owner})
+    comes(dispatchers, name, "made-up", LANE)
+    dispatchers.kill(owner)
+    no_lane(dispatchers, name, "made-up")
+    dispatchers.run(4.0)
+    comes(dispatchers, name, LANE)
+    assert lanes(dispatchers, dispatchers.owner(KEY)) == {LANE}
 
 
 def granted(bulkheads: Bulkheads, lane: str, number: int, now: float = 0.0) -> None:
@@ -130,25 +134,27 @@ def granted(bulkheads: Bulkheads, lane: str, number: int, now: float = 0.0) -> N
 
 
 def test_lanes_of_tasks_that_are_refused_are_not_known(one: tuple[Simulation, str, str]) -> None:
-    fleet, name, _ = one
+    dispatchers, name, _ = one
     full = 5
     for number in range(full):
-        fleet.submit(name, ConcurrencyLimit(KEY, most=full, lane=f"lane-{number}"))
-    fleet.run(SOON)
+        dispatchers.submit(name, ConcurrencyLimit(KEY, most=full, lane=f"lane-{number}"))
+    dispatchers.run(SOON)
     places = {f"lane-{number}" for number in range(full)}
     for made_up in MADE_UP:
-        fleet.submit(name, ConcurrencyLimit(KEY, most=full, lane=made_up))
-    fleet.run(SOON)
-    assert len(fleet.refused) == len(MADE_UP)
-    bulkheads(fleet, fleet.owner(KEY)).free_slots(KEY, 1)  # as an agent tells that one has ended
-    fleet.submit(name, ConcurrencyLimit(KEY, most=full, lane="last"))
+        dispatchers.submit(name, ConcurrencyLimit(KEY, most=full, lane=made_up))
+    dispatchers.run(SOON)
+    assert len(dispatchers.refused) == len(MADE_UP)
+    bulkheads(dispatchers, dispatchers.owner(KEY)).free_slots(
+        KEY, 1
+    )  # as an agent tells that one has ended
+    dispatchers.submit(name, ConcurrencyLimit(KEY, most=full, lane="last"))
     for made_up in MADE_UP:
-        fleet.submit(name, ConcurrencyLimit(KEY, most=full, lane=made_up))
-    fleet.run(SOON)
-    assert lanes(fleet, fleet.owner(KEY)) == places | {"last"}
-    fleet.kill(fleet.owner(KEY))
-    fleet.run(3.0)
-    assert lanes(fleet, fleet.owner(KEY)) == places | {"last"}
+        dispatchers.submit(name, ConcurrencyLimit(KEY, most=full, lane=made_up))
+    dispatchers.run(SOON)
+    assert lanes(dispatchers, dispatchers.owner(KEY)) == places | {"last"}
+    dispatchers.kill(dispatchers.owner(KEY))
+    dispatchers.run(3.0)
+    assert lanes(dispatchers, dispatchers.owner(KEY)) == places | {"last"}
 
 
 def test_an_older_dispatcher_may_have_sent_what_it_is_granted_to_any_lane_that_it_names() -> None:

@@ -99,42 +99,47 @@ def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_
     assert bulkheads.is_full(KEY, MOST)
 
 
-def answers(fleet: Simulation, name: str) -> list[bool | None]:
+def answers(coordinator: Simulation, name: str) -> list[bool | None]:
     said: list[bool | None] = []
-    ask_permit(fleet.alive[name], LIMIT, lambda passes, _: said.append(passes), fleet.now)
-    fleet.run(0.5)
+    ask_permit(
+        coordinator.alive[name], LIMIT, lambda passes, _: said.append(passes), coordinator.now
+    )
+    coordinator.run(0.5)
     return said
 
 
 @pytest.mark.parametrize("dies", [False, True])
 def test_all_dispatchers_tell_the_same_of_it_also_when_another_owns_it(*, dies: bool) -> None:
-    fleet = Simulation(1)
-    (name,) = fleet.alive
-    bulkheads = fleet.alive[name].owned.bulkheads
-    bulkheads.follow_owner(KEY, (MOST, (LANE,)), fleet.now, ours=True, unsure=MOST)
+    coordinator = Simulation(1)
+    (name,) = coordinator.alive
+    bulkheads = coordinator.alive[name].owned.bulkheads
+    bulkheads.follow_owner(KEY, (MOST, (LANE,)), coordinator.now, ours=True, unsure=MOST)
     for number in range(2):
-        fleet.start(f"another-{number}")
-    fleet.run(3.0)
+        coordinator.start(f"another-{number}")
+    coordinator.run(3.0)
     if dies:
-        fleet.kill(fleet.owner(KEY))
-        fleet.run(3.0)
-    assert {name: answers(fleet, name) for name in fleet.alive} == {
-        name: [None] for name in fleet.alive
+        coordinator.kill(coordinator.owner(KEY))
+        coordinator.run(3.0)
+    assert {name: answers(coordinator, name) for name in coordinator.alive} == {
+        name: [None] for name in coordinator.alive
     }
 
 
 def test_an_owner_of_an_earlier_release_refuses_and_one_that_asks_it_tells_so() -> None:
-    fleet = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
+    coordinator = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
     for name in ("one", "two"):
-        fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
-    key = next(k for k in map(str, range(99)) if fleet.peers.owner(k) == "two")
+        coordinator.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
+    key = next(k for k in map(str, range(99)) if coordinator.peers.owner(k) == "two")
     said: list[bool | None] = []
     ask_permit(
-        fleet, ConcurrencyLimit(key, most=1, lane=LANE), lambda passes, _: said.append(passes), 10.0
+        coordinator,
+        ConcurrencyLimit(key, most=1, lane=LANE),
+        lambda passes, _: said.append(passes),
+        10.0,
     )
-    (ask,) = fleet.make_report(10.0).asks
+    (ask,) = coordinator.make_report(10.0).asks
     assert isinstance(ask, Ask)
     old = msgspec.json.encode({"key": key, "to": "one", "number": ask.number, "granted": 0})
     grant = msgspec.json.decode(old, type=Grant)
-    fleet.on_report(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), 10.1)
+    coordinator.on_report(DispatcherReport(dispatcher="two", ready=True, grants=(grant,)), 10.1)
     assert said == [False]

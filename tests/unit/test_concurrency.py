@@ -175,103 +175,103 @@ def test_a_bulkhead_at_rest_is_forgotten() -> None:
     assert list(bulkheads.doubtful(10.0)) == []
 
 
-def passed(fleet: Simulation, name: str, limit: Limit, tasks: int) -> int:
-    before = fleet.passed.total()
-    fleet.submit(name, limit, tasks)
-    fleet.run(0.5)
-    return fleet.passed.total() - before
+def passed(dispatchers: Simulation, name: str, limit: Limit, tasks: int) -> int:
+    before = dispatchers.passed.total()
+    dispatchers.submit(name, limit, tasks)
+    dispatchers.run(0.5)
+    return dispatchers.passed.total() - before
 
 
-def bulkheads_of(fleet: Simulation, name: str) -> Bulkheads:
-    return fleet.alive[name].owned.bulkheads
+def bulkheads_of(dispatchers: Simulation, name: str) -> Bulkheads:
+    return dispatchers.alive[name].owned.bulkheads
 
 
 def test_who_owns_a_bulkhead_next_knows_what_waits_in_queues() -> None:
-    fleet, limit = Simulation(3), ConcurrencyLimit(KEY, most=10, lane=LANE)
-    owner = fleet.owner(KEY)
-    other, third = sorted(fleet.alive.keys() - {owner})
-    assert passed(fleet, owner, limit, 4) + passed(fleet, other, limit, 3) == 7
-    fleet.kill(owner)
-    fleet.run(3.0)
-    assert sum(passed(fleet, name, limit, 10) for name in (other, third)) == 3
-    bulkheads = fleet.alive[fleet.owner(KEY)].owned.bulkheads
-    fleet.run(LATELY)
-    assert [doubt.lanes for doubt in bulkheads.doubtful(fleet.now)] == [frozenset({LANE})]
+    dispatchers, limit = Simulation(3), ConcurrencyLimit(KEY, most=10, lane=LANE)
+    owner = dispatchers.owner(KEY)
+    other, third = sorted(dispatchers.alive.keys() - {owner})
+    assert passed(dispatchers, owner, limit, 4) + passed(dispatchers, other, limit, 3) == 7
+    dispatchers.kill(owner)
+    dispatchers.run(3.0)
+    assert sum(passed(dispatchers, name, limit, 10) for name in (other, third)) == 3
+    bulkheads = dispatchers.alive[dispatchers.owner(KEY)].owned.bulkheads
+    dispatchers.run(LATELY)
+    assert [doubt.lanes for doubt in bulkheads.doubtful(dispatchers.now)] == [frozenset({LANE})]
 
 
 def test_a_dispatcher_that_starts_and_owns_it_knows_that_too() -> None:
-    fleet = Simulation(2)
+    dispatchers = Simulation(2)
     limits = [ConcurrencyLimit(f"{KEY}-{n}", most=10, lane=LANE) for n in range(20)]
     for limit in limits:
-        fleet.submit("dispatcher-0", limit, 8)
-    fleet.run(0.5)
-    fleet.start("newcomer")
-    fleet.run(3.0)
-    moved = [limit for limit in limits if fleet.owner(limit.key) == "newcomer"]
+        dispatchers.submit("dispatcher-0", limit, 8)
+    dispatchers.run(0.5)
+    dispatchers.start("newcomer")
+    dispatchers.run(3.0)
+    moved = [limit for limit in limits if dispatchers.owner(limit.key) == "newcomer"]
     assert moved
-    assert all(passed(fleet, "newcomer", limit, 8) == 2 for limit in moved)
+    assert all(passed(dispatchers, "newcomer", limit, 8) == 2 for limit in moved)
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.1, 0.2, 0.3])
 def test_others_hear_when_what_was_granted_has_got_lost(moment: float) -> None:
-    fleet, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
-    owner = fleet.owner(KEY)
-    (other,) = fleet.alive.keys() - {owner}
-    assert passed(fleet, owner, limit, 10) == 10
-    fleet.run(LATELY + moment)
-    while bulkheads_of(fleet, owner).in_flight(KEY):
-        bulkheads_of(fleet, owner).looked(KEY, 0, fleet.now)
-        fleet.run(LOOK)
-        assert fleet.now < 2 * HEARD
-    fleet.run(1.0)
-    fleet.kill(owner)
-    fleet.run(3.0)
-    assert passed(fleet, other, limit, 10) == 10
+    dispatchers, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
+    owner = dispatchers.owner(KEY)
+    (other,) = dispatchers.alive.keys() - {owner}
+    assert passed(dispatchers, owner, limit, 10) == 10
+    dispatchers.run(LATELY + moment)
+    while bulkheads_of(dispatchers, owner).in_flight(KEY):
+        bulkheads_of(dispatchers, owner).looked(KEY, 0, dispatchers.now)
+        dispatchers.run(LOOK)
+        assert dispatchers.now < 2 * HEARD
+    dispatchers.run(1.0)
+    dispatchers.kill(owner)
+    dispatchers.run(3.0)
+    assert passed(dispatchers, other, limit, 10) == 10
 
 
 def test_who_begins_anew_alone_knows_what_it_has_granted() -> None:
-    fleet, limit = Simulation(1), ConcurrencyLimit(KEY, most=10, lane=LANE)
-    (name,) = fleet.alive
-    assert passed(fleet, name, limit, 10) == 10
-    fleet.freeze(name, 3.0)
-    fleet.run(6.0)
-    assert fleet.owner(KEY) == name
-    assert passed(fleet, name, limit, 10) == 0
+    dispatchers, limit = Simulation(1), ConcurrencyLimit(KEY, most=10, lane=LANE)
+    (name,) = dispatchers.alive
+    assert passed(dispatchers, name, limit, 10) == 10
+    dispatchers.freeze(name, 3.0)
+    dispatchers.run(6.0)
+    assert dispatchers.owner(KEY) == name
+    assert passed(dispatchers, name, limit, 10) == 0
 
 
 def test_an_owner_knows_all_lanes_that_tasks_of_others_go_to() -> None:
-    fleet = Simulation(2)
-    owner = fleet.owner(KEY)
-    (other,) = fleet.alive.keys() - {owner}
+    dispatchers = Simulation(2)
+    owner = dispatchers.owner(KEY)
+    (other,) = dispatchers.alive.keys() - {owner}
     for lane in ("a", "b", "c"):  # they ask together
-        fleet.submit(other, ConcurrencyLimit(KEY, most=10, lane=lane))
-    fleet.run(0.5 + LATELY)
-    (doubt,) = bulkheads_of(fleet, owner).doubtful(fleet.now)
+        dispatchers.submit(other, ConcurrencyLimit(KEY, most=10, lane=lane))
+    dispatchers.run(0.5 + LATELY)
+    (doubt,) = bulkheads_of(dispatchers, owner).doubtful(dispatchers.now)
     assert doubt == Doubt(KEY, frozenset("abc"), 3)
 
 
 def test_room_that_another_gives_back_is_free_and_changes_nothing_of_what_it_asks() -> None:
-    fleet, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
-    owner = fleet.owner(KEY)
-    (other,) = fleet.alive.keys() - {owner}
-    assert passed(fleet, other, limit, 10) == 10
+    dispatchers, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
+    owner = dispatchers.owner(KEY)
+    (other,) = dispatchers.alive.keys() - {owner}
+    assert passed(dispatchers, other, limit, 10) == 10
     for _ in range(4):
-        fleet.alive[other].return_permit(ConcurrencyLimit(KEY, most=1), fleet.now)
-    assert passed(fleet, other, limit, 10) == 4
+        dispatchers.alive[other].return_permit(ConcurrencyLimit(KEY, most=1), dispatchers.now)
+    assert passed(dispatchers, other, limit, 10) == 4
 
 
 def test_what_a_dispatcher_has_on_its_way_is_told_to_the_owner() -> None:
-    fleet, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
-    owner = fleet.owner(KEY)
-    (other,) = fleet.alive.keys() - {owner}
-    assert passed(fleet, other, limit, 10) == 10
-    fleet.alive[other].unqueued.counts[KEY] = 7
-    fleet.run(1.0 + LATELY)
-    (doubt,) = bulkheads_of(fleet, owner).doubtful(fleet.now)
+    dispatchers, limit = Simulation(2), ConcurrencyLimit(KEY, most=10, lane=LANE)
+    owner = dispatchers.owner(KEY)
+    (other,) = dispatchers.alive.keys() - {owner}
+    assert passed(dispatchers, other, limit, 10) == 10
+    dispatchers.alive[other].unqueued.counts[KEY] = 7
+    dispatchers.run(1.0 + LATELY)
+    (doubt,) = bulkheads_of(dispatchers, owner).doubtful(dispatchers.now)
     assert doubt.number == 3
-    del fleet.alive[other].unqueued.counts[KEY]
-    fleet.run(1.0)
-    (doubt,) = bulkheads_of(fleet, owner).doubtful(fleet.now)
+    del dispatchers.alive[other].unqueued.counts[KEY]
+    dispatchers.run(1.0)
+    (doubt,) = bulkheads_of(dispatchers, owner).doubtful(dispatchers.now)
     assert doubt.number == 10
 
 

@@ -9,14 +9,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from maniple.topology import agent_queue, lane_queues
-from maniple_runtime.control.messages import (
-    MOST_CONNECTIONS,
-    MOST_NAMES,
-    AgentDescription,
-    AgentName,
-    Heartbeat,
-    agent_key,
-)
+from maniple_runtime.control.field_types import MOST_CONNECTIONS, MOST_NAMES, AgentName
+from maniple_runtime.control.messages import AgentDescription, Heartbeat
+from maniple_runtime.control.routing_keys import agent_key
 from maniple_runtime.settings import InstanceName
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)

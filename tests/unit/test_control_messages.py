@@ -3,14 +3,12 @@
 import json
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from maniple.identifiers import new_id
 from maniple_policies.digests import digest
 from maniple_runtime.control.messages import (
     COMMANDS,
@@ -20,8 +18,6 @@ from maniple_runtime.control.messages import (
     Outcomes,
     Request,
     Response,
-    control_keys,
-    later_life,
 )
 from maniple_runtime.events import AGENT_EVENTS, AgentFailed, AgentUnreachable, Event, PolicyChanged
 
@@ -106,30 +102,3 @@ def test_replicas_report_a_failure_under_one_id_and_suspicions_apart() -> None:
     suspected = {AgentUnreachable.model_validate({"agent": "a", "incarnation": "1", "sequence": n,
                                                   "at": NOW}).id for n in (1, 2)}  # fmt: skip
     assert (len(failed), len(suspected)) == (1, 2)
-
-
-def test_an_agent_hears_what_is_for_it_for_its_capabilities_and_for_all() -> None:
-    assert control_keys("a1", ["x.y", "b"]) == ("all", "agent.a1", "capability.b", "capability.x.y")
-
-
-MILLISECONDS = st.integers(0, 2**48 - 2)
-
-
-def uuid7(milliseconds: int) -> str:
-    return str(UUID(int=milliseconds << 80 | UUID(new_id()).int & (1 << 80) - 1))
-
-
-@given(fresh=MILLISECONDS, ended=st.lists(MILLISECONDS, min_size=1))
-def test_a_life_sorts_after_those_that_have_ended_whatever_the_clock_says(
-    fresh: int, ended: list[int]
-) -> None:
-    lives = [uuid7(one) for one in ended]
-    made = later_life(uuid7(fresh), *lives, "")
-    assert made > max(lives)
-    assert UUID(made).version == 7
-    assert later_life(made, *lives) == made
-
-
-def test_a_life_is_not_sorted_after_what_is_no_uuid() -> None:
-    fresh = new_id()
-    assert later_life(fresh, "zero", "") == fresh

@@ -107,53 +107,53 @@ def listening(name: str) -> Coordinator:
     return Coordinator(name, LeaseOwner(lambda _: None), -Peers().listens)
 
 
-def told(fleet: Coordinator, now: float) -> tuple[list[DispatcherReport], int]:
+def told(coordinator: Coordinator, now: float) -> tuple[list[DispatcherReport], int]:
     """What it tells until nothing is due, and how large the largest message is."""
     reports = []
-    while fleet.due:
-        reports.append(fleet.make_report(now))
+    while coordinator.due:
+        reports.append(coordinator.make_report(now))
     return reports, max(len(msgspec.json.encode(report)) for report in reports)
 
 
 def test_a_hundred_thousand_bulkheads_and_buckets_are_told_in_small_messages() -> None:
-    fleet = listening("one")
-    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    coordinator = listening("one")
+    coordinator.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(100_000)}
     for key in keys:
-        fleet.owned.bulkheads.take_slots(key, 1, 1, 0.0)
-        fleet.owned.buckets.take_tokens(key, Terms(rate=0.01, capacity=2.0), 1, 0.0)
-    _, largest = told(fleet, 0.0)
+        coordinator.owned.bulkheads.take_slots(key, 1, 1, 0.0)
+        coordinator.owned.buckets.take_tokens(key, Terms(rate=0.01, capacity=2.0), 1, 0.0)
+    _, largest = told(coordinator, 0.0)
     assert largest < LARGEST
-    fleet.on_report(DispatcherReport(dispatcher="two"), 1.0)  # it begins, and knows nothing
-    reports, largest = told(fleet, 1.0)
+    coordinator.on_report(DispatcherReport(dispatcher="two"), 1.0)  # it begins, and knows nothing
+    reports, largest = told(coordinator, 1.0)
     assert largest < LARGEST
     assert {key for report in reports for key in report.rooms} == keys
     assert {key for report in reports for key in report.levels} == keys
 
 
 def test_what_is_still_to_be_told_when_its_owner_changes_is_told() -> None:
-    fleet = listening("one")
-    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    coordinator = listening("one")
+    coordinator.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
     keys = {f"bulkhead/each/default/{number:06}" for number in range(5_000)}
     for key in keys:
-        fleet.owned.bulkheads.take_slots(key, 1, 1, 0.0)
-    told(fleet, 0.0)
-    fleet.on_report(DispatcherReport(dispatcher="two"), 1.0)
-    first = fleet.make_report(1.0)
+        coordinator.owned.bulkheads.take_slots(key, 1, 1, 0.0)
+    told(coordinator, 0.0)
+    coordinator.on_report(DispatcherReport(dispatcher="two"), 1.0)
+    first = coordinator.make_report(1.0)
     assert first.rooms.keys() < keys
-    fleet.on_report(DispatcherReport(dispatcher="two", ready=True), 1.0)
-    reports, _ = told(fleet, 1.0)
+    coordinator.on_report(DispatcherReport(dispatcher="two", ready=True), 1.0)
+    reports, _ = told(coordinator, 1.0)
     assert {key for report in (first, *reports) for key in report.rooms} == keys
 
 
-def times_told_all(fleet: Coordinator, seconds: float, begun: float, life: int = 0) -> int:
+def times_told_all(coordinator: Coordinator, seconds: float, begun: float, life: int = 0) -> int:
     """Tell how often all is told while another goes on saying that it listens."""
     listens, times = DispatcherReport(dispatcher="deaf", life=life), 0
     for tenth in range(int(seconds * 10)):
         now = begun + tenth / 10
-        fleet.on_report(DispatcherReport(dispatcher="one", ready=True), now)
-        fleet.on_report(listens, now)
-        reports = told(fleet, now)[0] if fleet.due else []
+        coordinator.on_report(DispatcherReport(dispatcher="one", ready=True), now)
+        coordinator.on_report(listens, now)
+        reports = told(coordinator, now)[0] if coordinator.due else []
         times += any(report.levels for report in reports)
     return times
 
@@ -161,18 +161,18 @@ def times_told_all(fleet: Coordinator, seconds: float, begun: float, life: int =
 def test_who_never_comes_to_count_is_not_told_all_for_ever_but_in_each_life_for_some_seconds() -> (
     None
 ):
-    fleet = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
-    fleet.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
-    fleet.owned.buckets.take_tokens("rate_limit/a", Terms(rate=0.001, capacity=2.0), 1, 0.0)
-    assert 5 <= times_told_all(fleet, 20.0, 0.0) <= MOST_TOLD
-    assert times_told_all(fleet, 20.0, 30.0) == 0
-    assert 5 <= times_told_all(fleet, 20.0, 60.0, life=1) <= MOST_TOLD
+    coordinator = Coordinator("one", LeaseOwner(lambda _: None), 0.0)
+    coordinator.on_report(DispatcherReport(dispatcher="one", ready=True), 0.0)
+    coordinator.owned.buckets.take_tokens("rate_limit/a", Terms(rate=0.001, capacity=2.0), 1, 0.0)
+    assert 5 <= times_told_all(coordinator, 20.0, 0.0) <= MOST_TOLD
+    assert times_told_all(coordinator, 20.0, 30.0) == 0
+    assert 5 <= times_told_all(coordinator, 20.0, 60.0, life=1) <= MOST_TOLD
 
 
 def test_many_requests_and_their_answers_are_told_in_small_messages() -> None:
     asking, owner = Coordinator("one", LeaseOwner(lambda _: None), 0.0), listening("two")
-    for fleet in (asking, owner):
-        fleet.on_report(DispatcherReport(dispatcher="two", ready=True), 0.0)
+    for coordinator in (asking, owner):
+        coordinator.on_report(DispatcherReport(dispatcher="two", ready=True), 0.0)
     granted = []
     for number in range(20_000):
         limit = ConcurrencyLimit(f"bulkhead/each/default/{number:06}", most=1, lane="text.stats")

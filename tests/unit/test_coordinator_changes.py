@@ -146,57 +146,59 @@ def test_what_a_bucket_at_rest_had_no_room_for_is_no_treasure() -> None:
     assert buckets.take_tokens("x", TERMS, 1000, now=99.5).granted <= 1
 
 
-def ready(fleet: Coordinator, *names: str) -> Coordinator:
+def ready(coordinator: Coordinator, *names: str) -> Coordinator:
     for name in names:
-        fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
-    fleet.make_report(10.0)
-    return fleet
+        coordinator.on_report(DispatcherReport(dispatcher=name, ready=True), 10.0)
+    coordinator.make_report(10.0)
+    return coordinator
 
 
-def owned_by(fleet: Coordinator, name: str) -> Limit:
+def owned_by(coordinator: Coordinator, name: str) -> Limit:
     keys = (f"rate_limit/{number}" for number in range(100))
-    return next(TokenBucketLimit(key, TERMS) for key in keys if fleet.peers.owner(key) == name)
+    return next(
+        TokenBucketLimit(key, TERMS) for key in keys if coordinator.peers.owner(key) == name
+    )
 
 
 def test_a_dispatcher_tells_newcomers_only_what_was_decided_by_itself() -> None:
-    fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
-    ours, theirs = owned_by(fleet, "one"), owned_by(fleet, "two")
-    fleet.owned.grant_permits(ours, 500, 10.0)
+    coordinator = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
+    ours, theirs = owned_by(coordinator, "one"), owned_by(coordinator, "two")
+    coordinator.owned.grant_permits(ours, 500, 10.0)
     levels = {theirs.key: (500.0, TERMS.rate, TERMS.capacity)}
-    fleet.on_report(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
-    fleet.make_report(10.0)
-    fleet.on_report(DispatcherReport(dispatcher="three"), 10.3)
-    assert fleet.make_report(10.3).levels.keys() == {ours.key}
+    coordinator.on_report(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
+    coordinator.make_report(10.0)
+    coordinator.on_report(DispatcherReport(dispatcher="three"), 10.3)
+    assert coordinator.make_report(10.3).levels.keys() == {ours.key}
 
 
 def test_who_listens_is_told_everything_some_times_a_second() -> None:
-    fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
-    ours = owned_by(fleet, "one")
-    fleet.owned.grant_permits(ours, 1000, 10.0)
-    fleet.make_report(10.0)
+    coordinator = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
+    ours = owned_by(coordinator, "one")
+    coordinator.owned.grant_permits(ours, 1000, 10.0)
+    coordinator.make_report(10.0)
     told = 0
     for report in range(100):
         now = 10.0 + report / 100
-        fleet.on_report(DispatcherReport(dispatcher="three"), now)
-        told += bool(fleet.make_report(now).levels)
+        coordinator.on_report(DispatcherReport(dispatcher="three"), now)
+        told += bool(coordinator.make_report(now).levels)
     assert 3 <= told <= 1 / Peers().tells_all
 
 
 def test_what_a_former_owner_grants_late_is_not_given_back_to_the_next() -> None:
-    fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two", "three")
+    coordinator = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two", "three")
     limit = next(
         limit
         for limit in (TokenBucketLimit(f"rate_limit/{number}", TERMS) for number in range(100))
-        if fleet.peers.owner(limit.key) == "two" and _next_owner(limit.key) == "three"
+        if coordinator.peers.owner(limit.key) == "two" and _next_owner(limit.key) == "three"
     )
-    ask_permit(fleet, limit, lambda *_: None, 10.0)
-    (asked,) = fleet.make_report(10.0).asks
-    fleet.advance_time(10.5)
-    fleet.on_report(DispatcherReport(dispatcher="two", leaving=True), 10.5)
+    ask_permit(coordinator, limit, lambda *_: None, 10.0)
+    (asked,) = coordinator.make_report(10.0).asks
+    coordinator.advance_time(10.5)
+    coordinator.on_report(DispatcherReport(dispatcher="two", leaving=True), 10.5)
     late = Grant(key=limit.key, to="one", number=asked.number, granted=1)
-    fleet.on_report(DispatcherReport(dispatcher="two", grants=(late,)), 10.6)
-    ask_permit(fleet, limit, lambda *_: None, 10.6)
-    (next_asked,) = fleet.make_report(10.6).asks
+    coordinator.on_report(DispatcherReport(dispatcher="two", grants=(late,)), 10.6)
+    ask_permit(coordinator, limit, lambda *_: None, 10.6)
+    (next_asked,) = coordinator.make_report(10.6).asks
     assert (next_asked.to, next_asked.freed) == ("three", 0)
 
 
@@ -207,26 +209,28 @@ def _next_owner(key: str) -> str | None:
 
 
 def test_what_was_freed_is_not_lost_when_the_limit_becomes_ours() -> None:
-    fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
-    limit = owned_by(fleet, "two")
+    coordinator = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
+    limit = owned_by(coordinator, "two")
     levels = {limit.key: (0.0, TERMS.rate, TERMS.capacity)}
-    fleet.on_report(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
+    coordinator.on_report(DispatcherReport(dispatcher="two", ready=True, levels=levels), 10.0)
     for _ in range(5):
-        fleet.return_permit(limit, 10.0)
-    fleet.on_report(DispatcherReport(dispatcher="two", leaving=True), 10.0)
-    fleet.advance_time(10.0)
+        coordinator.return_permit(limit, 10.0)
+    coordinator.on_report(DispatcherReport(dispatcher="two", leaving=True), 10.0)
+    coordinator.advance_time(10.0)
     passed: list[bool | None] = []
     for _ in range(6):
-        ask_permit(fleet, limit, lambda passes, _: passed.append(passes), 10.0)
+        ask_permit(coordinator, limit, lambda passes, _: passed.append(passes), 10.0)
     assert passed == [True] * 5 + [False]
 
 
 def test_a_dispatcher_that_begins_anew_does_not_answer_what_it_was_asked_before() -> None:
-    fleet = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
-    limit = owned_by(fleet, "one")
-    fleet.rejoin(20.0)
+    coordinator = ready(Coordinator("one", LeaseOwner(lambda _: None), 0.0), "one", "two")
+    limit = owned_by(coordinator, "one")
+    coordinator.rejoin(20.0)
     said_before = DispatcherReport(dispatcher="one", ready=True)
     asked_before = Ask(key=limit.key, to="one", number=1, want=10, rate=1000.0, capacity=1000.0)
-    fleet.on_report(said_before, 20.0)
-    fleet.on_report(DispatcherReport(dispatcher="two", ready=True, asks=(asked_before,)), 20.0)
-    assert fleet.make_report(20.0).grants == ()
+    coordinator.on_report(said_before, 20.0)
+    coordinator.on_report(
+        DispatcherReport(dispatcher="two", ready=True, asks=(asked_before,)), 20.0
+    )
+    assert coordinator.make_report(20.0).grants == ()

@@ -7,8 +7,6 @@ from uuid import UUID
 
 import pytest
 import structlog
-from hypothesis import given
-from hypothesis import strategies as st
 
 from maniple.clock import SYSTEM_CLOCK
 from maniple.identifiers import new_id
@@ -22,17 +20,12 @@ from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.state_machine import decide, learn
 from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
-from maniple_runtime.control.messages import (
-    FAR,
-    AgentId,
-    AgentPhase,
-    Command,
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import (
     Incarnation,
-    Retire,
-    began,
-    is_of_the_future,
     later_life,
 )
+from maniple_runtime.control.messages import AgentPhase, Command, Retire
 from maniple_runtime.events import AgentFailed, AgentRegistered
 from maniple_runtime.metric_names import CONTROL_DROPPED
 from maniple_runtime.telemetry import process_metrics
@@ -302,21 +295,3 @@ def test_an_agent_that_fails_seldom_comes_back_at_once() -> None:
         agent.now = 3600.0 * hour
         agent.tell()
         assert agent.lives == hour + 1
-
-
-@given(st.text(max_size=64))
-def test_of_any_text_it_can_be_told_whether_it_is_a_life(text: str) -> None:
-    assert is_of_the_future(text, NOW.timestamp()) in {True, False}
-    assert began(text) is None or str(UUID(text)) == text
-
-
-moments = st.integers(0, int(datetime(9999, 1, 1, tzinfo=UTC).timestamp() * 1000))
-
-
-@given(moments, moments)
-def test_after_every_life_that_a_clock_can_tell_there_is_a_later_one(one: int, two: int) -> None:
-    lives = [str(UUID(int=milliseconds << 80)) for milliseconds in (one, two)]
-    after = later_life(*lives)
-    assert after == lives[0] > lives[1] or after > lives[1]
-    assert not is_of_the_future(after)
-    assert not is_of_the_future(life(NOW + timedelta(seconds=FAR - 1)), NOW.timestamp())

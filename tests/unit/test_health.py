@@ -130,10 +130,9 @@ async def test_the_server_is_gone_after_leaving() -> None:
 
 
 def test_a_snapshot_lists_components_and_versions() -> None:
-    health = Health("policy", "p1")
+    health = Health("policy", "p1", timings={"failed": 9.0})
     health.set("broker", ok=True, detail="fine", required=True)
     health.versions["retry/default"] = 3
-    health.timings = {"failed": 9.0}
     expected: dict[str, Any] = {
         "service": "policy",
         "instance": "p1",

@@ -12,7 +12,8 @@ from maniple.timings import Heartbeats as HeartbeatTimes
 from maniple.timings import Timings
 from maniple_agent.commands import AgentCommands, Ending
 from maniple_agent.heartbeat import Heartbeats, Self
-from maniple_runtime.control.messages import AgentDescription, Heartbeat, Incarnation, Retire
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentDescription, Heartbeat, Retire
 from maniple_runtime.health import Health
 from maniple_runtime.telemetry import Metrics
 from waiting import wait_until

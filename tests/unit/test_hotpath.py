@@ -12,7 +12,7 @@ from maniple.topology import RETRY_QUEUE, SUBMIT, UNROUTED_QUEUE
 from maniple_runtime.consul.client import Consul
 from maniple_runtime.health import Health
 from maniple_runtime.hotpath import HotPath
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.settings import ServiceSettings
 from maniple_runtime.telemetry import Metrics, get_logger
 from sending_queue import SendingQueue

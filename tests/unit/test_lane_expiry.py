@@ -143,7 +143,7 @@ class Marks:
         return self.known
 
 
-class Scene:
+class ExpiringDispatcher:
     """A dispatcher that ends what is over in lanes, with a broker in memory."""
 
     def __init__(self, *known: str) -> None:
@@ -217,63 +217,63 @@ def task(name: str, **changes: Any) -> Envelope:
 
 
 async def test_a_task_that_a_dispatcher_sent_ends_in_its_lane_when_nobody_reads_that() -> None:
-    scene = Scene()
+    dispatcher = ExpiringDispatcher()
     source: Any = SimpleNamespace(settle=lambda *_: None)
-    scene.lanes.send_task(task("short", deadline=NOW + timedelta(seconds=2)), source)
-    scene.lanes.send_task(task("long"), source)
-    await scene.lanes.drain_lanes()
-    async with scene.runs():
-        await scene.turned_over()  # as nobody knows what was there before
-        assert (scene.ends(), sorted(scene.broker.ids())) == ({}, ["long", "short"])
-        scene.now += timedelta(seconds=3)
-        await wait_until(lambda: bool(scene.ends()))
-    assert scene.ends() == {"short": "deadline_exceeded"}
-    assert scene.broker.ids() == ["long"]
+    dispatcher.lanes.send_task(task("short", deadline=NOW + timedelta(seconds=2)), source)
+    dispatcher.lanes.send_task(task("long"), source)
+    await dispatcher.lanes.drain_lanes()
+    async with dispatcher.runs():
+        await dispatcher.turned_over()  # as nobody knows what was there before
+        assert (dispatcher.ends(), sorted(dispatcher.broker.ids())) == ({}, ["long", "short"])
+        dispatcher.now += timedelta(seconds=3)
+        await wait_until(lambda: bool(dispatcher.ends()))
+    assert dispatcher.ends() == {"short": "deadline_exceeded"}
+    assert dispatcher.broker.ids() == ["long"]
 
 
 async def test_a_dispatcher_that_knows_only_the_names_of_lanes_ends_what_is_over_too() -> None:
-    scene = Scene(LANE)
-    scene.broker.put(task("over", deadline=OVER), task("well"))
-    scene.broker.put(task("suspect", deadline=OVER, lost=2), queue=SUSPECTS)
-    scene.broker.put(task("later", deadline=NOW + timedelta(seconds=30)))
-    async with scene.runs():
-        await wait_until(lambda: len(scene.ends()) == 2 and not scene.expiry._turning)
-        assert scene.ends() == dict.fromkeys(("over", "suspect"), "deadline_exceeded")
-        assert scene.broker.ids() == ["well", "later"]
-        scene.now += timedelta(seconds=31)
-        await wait_until(lambda: "later" in scene.ends())  # which it knows of by now
-    assert scene.broker.ids() == ["well"]
+    dispatcher = ExpiringDispatcher(LANE)
+    dispatcher.broker.put(task("over", deadline=OVER), task("well"))
+    dispatcher.broker.put(task("suspect", deadline=OVER, lost=2), queue=SUSPECTS)
+    dispatcher.broker.put(task("later", deadline=NOW + timedelta(seconds=30)))
+    async with dispatcher.runs():
+        await wait_until(lambda: len(dispatcher.ends()) == 2 and not dispatcher.expiry._turning)
+        assert dispatcher.ends() == dict.fromkeys(("over", "suspect"), "deadline_exceeded")
+        assert dispatcher.broker.ids() == ["well", "later"]
+        dispatcher.now += timedelta(seconds=31)
+        await wait_until(lambda: "later" in dispatcher.ends())  # which it knows of by now
+    assert dispatcher.broker.ids() == ["well"]
 
 
 async def test_a_queue_that_takes_its_time_to_be_looked_at_holds_up_no_other() -> None:
-    scene, looking = Scene("a.first", LANE), asyncio.Event()
+    dispatcher, looking = ExpiringDispatcher("a.first", LANE), asyncio.Event()
 
     async def inspect_queue(queue: str) -> QueueView:
         if "first" in queue:
             looking.set()
             await asyncio.Event().wait()
-        return await scene.broker.inspect_queue(queue)
+        return await dispatcher.broker.inspect_queue(queue)
 
-    scene.queues.inspect_queue = inspect_queue
-    scene.broker.put(task("over", deadline=OVER))
-    async with scene.runs():
+    dispatcher.queues.inspect_queue = inspect_queue
+    dispatcher.broker.put(task("over", deadline=OVER))
+    async with dispatcher.runs():
         await looking.wait()
-        await wait_until(lambda: "over" in scene.ends())
+        await wait_until(lambda: "over" in dispatcher.ends())
 
 
 async def test_of_many_lanes_the_next_is_turned_over_when_one_is_through() -> None:
     lanes = [f"lane-{number}" for number in range(3 * AT_ONCE)]
-    scene = Scene(*lanes)
+    dispatcher = ExpiringDispatcher(*lanes)
     for lane in lanes:
-        scene.broker.queues |= {queue.name: deque() for queue in lane_queues(lane)}
+        dispatcher.broker.queues |= {queue.name: deque() for queue in lane_queues(lane)}
         over = replace(task(lane, deadline=OVER), lane=lane)
-        scene.broker.put(over, queue=f"maniple.lane.{lane}")
-    async with scene.runs():
-        await wait_until(lambda: scene.ends().keys() == set(lanes))
+        dispatcher.broker.put(over, queue=f"maniple.lane.{lane}")
+    async with dispatcher.runs():
+        await wait_until(lambda: dispatcher.ends().keys() == set(lanes))
 
 
 async def test_what_goes_back_is_as_it_was_and_few_are_taken_at_a_time() -> None:
-    scene = Scene(LANE)
+    dispatcher = ExpiringDispatcher(LANE)
     many = [
         task(
             str(n),
@@ -286,26 +286,26 @@ async def test_what_goes_back_is_as_it_was_and_few_are_taken_at_a_time() -> None
         for n in range(3 * OPEN)
     ]
     for one in many:
-        scene.broker.put(one)
-    async with scene.runs():
-        await scene.turned_over()
-    back = [one for body, *_ in scene.broker.queues[QUEUE] for one in decode_envelopes(body)]
+        dispatcher.broker.put(one)
+    async with dispatcher.runs():
+        await dispatcher.turned_over()
+    back = [one for body, *_ in dispatcher.broker.queues[QUEUE] for one in decode_envelopes(body)]
     assert [encode(one) for one in back] == [encode(one) for one in many]
-    assert 1 < scene.broker.most_open <= OPEN
-    assert scene.broker.pulls == 1
-    assert scene.broker.to("maniple.events") == []  # none is accepted a second time
+    assert 1 < dispatcher.broker.most_open <= OPEN
+    assert dispatcher.broker.pulls == 1
+    assert dispatcher.broker.to("maniple.events") == []  # none is accepted a second time
 
 
 async def test_what_an_agent_had_counts_as_lost_with_it() -> None:
-    scene = Scene(LANE)
-    scene.broker.put(task("once"), redelivered=True)
-    scene.broker.put(task("again", lost=1), redelivered=True)
-    scene.broker.put(task("suspect", lost=3, suspected=1), queue=SUSPECTS, redelivered=True)
-    async with scene.runs():
-        await wait_until(lambda: scene.broker.pulls == 2 and not scene.expiry._turning)
+    dispatcher = ExpiringDispatcher(LANE)
+    dispatcher.broker.put(task("once"), redelivered=True)
+    dispatcher.broker.put(task("again", lost=1), redelivered=True)
+    dispatcher.broker.put(task("suspect", lost=3, suspected=1), queue=SUSPECTS, redelivered=True)
+    async with dispatcher.runs():
+        await wait_until(lambda: dispatcher.broker.pulls == 2 and not dispatcher.expiry._turning)
     losses = {
         one.id: (queue, one.lost, one.suspected)
-        for queue, bodies in scene.broker.queues.items()
+        for queue, bodies in dispatcher.broker.queues.items()
         for body, redelivered, _ in bodies
         for one in decode_envelopes(body)
         if not redelivered
@@ -318,39 +318,39 @@ async def test_what_an_agent_had_counts_as_lost_with_it() -> None:
 
 
 async def test_what_has_cost_too_many_agents_ends_here_as_it_would_at_an_agent() -> None:
-    scene = Scene(LANE)
-    scene.broker.put(
+    dispatcher = ExpiringDispatcher(LANE)
+    dispatcher.broker.put(
         task("killer", lost=6, suspected=LOST_AFTER - 1), queue=SUSPECTS, redelivered=True
     )
-    scene.broker.put(task("waits", lost=6, suspected=LOST_AFTER - 1), queue=SUSPECTS)
-    async with scene.runs():
-        await wait_until(lambda: bool(scene.ends()) and not scene.expiry._turning)
-    assert scene.ends() == {"killer": "agent_lost"}
-    ((body, *_),) = scene.broker.queues[SUSPECTS]
+    dispatcher.broker.put(task("waits", lost=6, suspected=LOST_AFTER - 1), queue=SUSPECTS)
+    async with dispatcher.runs():
+        await wait_until(lambda: bool(dispatcher.ends()) and not dispatcher.expiry._turning)
+    assert dispatcher.ends() == {"killer": "agent_lost"}
+    ((body, *_),) = dispatcher.broker.queues[SUSPECTS]
     assert [(one.id, one.lost) for one in decode_envelopes(body)] == [("waits", 6)]
 
 
 async def test_it_ends_when_somebody_reads_the_lane() -> None:
-    scene = Scene(LANE)
+    dispatcher = ExpiringDispatcher(LANE)
     for n in range(200):
-        scene.broker.put(task(str(n)))
-    scene.broker.up.clear()  # so that it lasts
-    async with scene.runs():
-        await wait_until(lambda: len(scene.broker.taken) == OPEN)
-        scene.broker.consumers = 1
-        (place, _) = scene.deadlines._lanes[LANE].places
+        dispatcher.broker.put(task(str(n)))
+    dispatcher.broker.up.clear()  # so that it lasts
+    async with dispatcher.runs():
+        await wait_until(lambda: len(dispatcher.broker.taken) == OPEN)
+        dispatcher.broker.consumers = 1
+        (place, _) = dispatcher.deadlines._lanes[LANE].places
         await wait_until(lambda: place.consumed)
-        scene.broker.up.set()
-        await scene.turned_over()
+        dispatcher.broker.up.set()
+        await dispatcher.turned_over()
     assert place.due  # it has not been looked through
-    assert len(scene.broker.to("maniple.lanes")) <= OPEN + 1
-    assert sorted(scene.broker.ids(), key=int) == [str(n) for n in range(200)]
+    assert len(dispatcher.broker.to("maniple.lanes")) <= OPEN + 1
+    assert sorted(dispatcher.broker.ids(), key=int) == [str(n) for n in range(200)]
 
 
 async def test_what_is_not_confirmed_in_time_goes_back_to_its_lane_but_not_for_an_alarm() -> None:
-    scene = Scene(LANE)
-    scene.broker.put(task("1"))
-    scene.broker.up.clear()
+    dispatcher = ExpiringDispatcher(LANE)
+    dispatcher.broker.put(task("1"))
+    dispatcher.broker.up.clear()
     rooms, original = list[bool](), Pull.room
 
     async def room(pull: Pull, most: int, seconds: float) -> bool:
@@ -359,28 +359,28 @@ async def test_what_is_not_confirmed_in_time_goes_back_to_its_lane_but_not_for_a
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pull, "room", room)
-        async with scene.runs():
-            await wait_until(lambda: scene.broker.pulls == 1)
-            scene.taking = False
+        async with dispatcher.runs():
+            await wait_until(lambda: dispatcher.broker.pulls == 1)
+            dispatcher.taking = False
             await wait_until(lambda: rooms.count(False) > 3)
-            assert scene.expiry._turning
-            assert scene.broker.taken
-            scene.taking = True
-            await wait_until(lambda: not scene.expiry._turning)
-            assert scene.broker.ids() == ["1"]
-            scene.broker.up.set()
+            assert dispatcher.expiry._turning
+            assert dispatcher.broker.taken
+            dispatcher.taking = True
+            await wait_until(lambda: not dispatcher.expiry._turning)
+            assert dispatcher.broker.ids() == ["1"]
+            dispatcher.broker.up.set()
 
 
 async def test_a_queue_that_does_not_answer_costs_no_other() -> None:
-    scene = Scene(LANE, "other.lane")
-    scene.broker.queues |= {
+    dispatcher = ExpiringDispatcher(LANE, "other.lane")
+    dispatcher.broker.queues |= {
         "maniple.lane.other.lane": deque(),
         "maniple.lane.other.lane.suspect": deque(),
     }
     other = envelope("other", lane="other.lane", deadline=OVER)
-    scene.broker.put(other, queue="maniple.lane.other.lane")
-    scene.broker.put(task("silent", deadline=OVER))
-    original = scene.queues.inspect_queue
+    dispatcher.broker.put(other, queue="maniple.lane.other.lane")
+    dispatcher.broker.put(task("silent", deadline=OVER))
+    original = dispatcher.queues.inspect_queue
 
     async def inspect_queue(queue: str) -> QueueView:
         if queue == QUEUE:
@@ -388,104 +388,104 @@ async def test_a_queue_that_does_not_answer_costs_no_other() -> None:
         view: QueueView = await original(queue)
         return view
 
-    scene.queues.inspect_queue = inspect_queue
-    async with scene.runs():
-        await wait_until(lambda: "other" in scene.ends())
-        assert "silent" not in scene.ends()
-        scene.queues.inspect_queue = original
-        scene.broker.dead = True
-        await wait_until(lambda: scene.broker.pulls > 1 and not scene.expiry._turning)
-        scene.broker.dead = False
-        await wait_until(lambda: "silent" in scene.ends())
+    dispatcher.queues.inspect_queue = inspect_queue
+    async with dispatcher.runs():
+        await wait_until(lambda: "other" in dispatcher.ends())
+        assert "silent" not in dispatcher.ends()
+        dispatcher.queues.inspect_queue = original
+        dispatcher.broker.dead = True
+        await wait_until(lambda: dispatcher.broker.pulls > 1 and not dispatcher.expiry._turning)
+        dispatcher.broker.dead = False
+        await wait_until(lambda: "silent" in dispatcher.ends())
 
 
 @pytest.mark.parametrize("body", [b"garbage", b"[]"])
 async def test_what_is_no_bundle_of_ours_does_not_stay_in_the_way(body: bytes) -> None:
-    scene = Scene(LANE)
-    scene.broker.queues[QUEUE].append(Message(body))
-    scene.broker.put(task("over", deadline=OVER))
-    async with scene.runs():
-        await wait_until(lambda: "over" in scene.ends() and not scene.expiry._turning)
-    assert scene.broker.rejected == ([body] if body != b"[]" else [])
-    assert scene.broker.ids() == []
+    dispatcher = ExpiringDispatcher(LANE)
+    dispatcher.broker.queues[QUEUE].append(Message(body))
+    dispatcher.broker.put(task("over", deadline=OVER))
+    async with dispatcher.runs():
+        await wait_until(lambda: "over" in dispatcher.ends() and not dispatcher.expiry._turning)
+    assert dispatcher.broker.rejected == ([body] if body != b"[]" else [])
+    assert dispatcher.broker.ids() == []
 
 
 async def test_behind_long_tasks_what_is_over_ends_and_the_rest_stays_in_its_order() -> None:
-    scene = Scene(LANE)
-    scene.broker.consumers = 1  # which takes nothing
+    dispatcher = ExpiringDispatcher(LANE)
+    dispatcher.broker.consumers = 1  # which takes nothing
     for n in range(100):
-        scene.broker.put(task(str(n), deadline=OVER) if n % 10 == 3 else task(str(n)))
-    async with scene.runs():
-        await wait_until(lambda: len(scene.ends()) == 10 and not scene.expiry._turning)
-    assert scene.ends() == {str(n): "deadline_exceeded" for n in range(3, 100, 10)}
-    assert scene.broker.ids() == [str(n) for n in range(100) if n % 10 != 3]
-    (message, *_) = scene.broker.to("maniple.results")
+        dispatcher.broker.put(task(str(n), deadline=OVER) if n % 10 == 3 else task(str(n)))
+    async with dispatcher.runs():
+        await wait_until(lambda: len(dispatcher.ends()) == 10 and not dispatcher.expiry._turning)
+    assert dispatcher.ends() == {str(n): "deadline_exceeded" for n in range(3, 100, 10)}
+    assert dispatcher.broker.ids() == [str(n) for n in range(100) if n % 10 != 3]
+    (message, *_) = dispatcher.broker.to("maniple.results")
     (result, *_) = decode_results(message.body)
     assert result.error is not None
     assert "agents busy" in result.error.message
 
 
 async def test_it_goes_once_round_though_agents_take_something_and_more_comes_meanwhile() -> None:
-    scene = Scene(LANE)
-    scene.broker.consumers = 1
+    dispatcher = ExpiringDispatcher(LANE)
+    dispatcher.broker.consumers = 1
     for n in range(100):
-        scene.broker.put(task(str(n)))
-    scene.broker.up.clear()
-    async with scene.runs():
-        await wait_until(lambda: len(scene.broker.taken) == OPEN)
+        dispatcher.broker.put(task(str(n)))
+    dispatcher.broker.up.clear()
+    async with dispatcher.runs():
+        await wait_until(lambda: len(dispatcher.broker.taken) == OPEN)
         for _ in range(10):
-            scene.broker.queues[QUEUE].popleft()  # as agents do
-        scene.broker.up.set()
-        queue = await scene.first_is_back()
+            dispatcher.broker.queues[QUEUE].popleft()  # as agents do
+        dispatcher.broker.up.set()
+        queue = await dispatcher.first_is_back()
         queue.extend(Message(encode([task("new")])) for _ in range(10))
-        await scene.turned_over()
+        await dispatcher.turned_over()
     left = [str(n) for n in range(100) if not OPEN <= n < OPEN + 10]
     # All went round once, the first once more, and nothing that has come since.
-    assert [name for name in scene.broker.ids() if name != "new"] == [*left[1:], left[0]]
-    sent = scene.broker.to("maniple.lanes")
+    assert [name for name in dispatcher.broker.ids() if name != "new"] == [*left[1:], left[0]]
+    sent = dispatcher.broker.to("maniple.lanes")
     assert "new" not in [one.id for message in sent for one in decode_envelopes(message.body)]
 
 
 async def test_a_lane_goes_round_whole_though_tasks_in_it_have_the_same_id() -> None:
-    scene = Scene(LANE)
-    scene.broker.consumers = 1
+    dispatcher = ExpiringDispatcher(LANE)
+    dispatcher.broker.consumers = 1
     for n in range(100):
-        scene.broker.put(task("over", deadline=OVER) if n == 50 else task("same"))
-    async with scene.runs():
-        await scene.turned_over()
-    assert scene.ends() == {"over": "deadline_exceeded"}
-    assert scene.broker.ids() == 99 * ["same"]
+        dispatcher.broker.put(task("over", deadline=OVER) if n == 50 else task("same"))
+    async with dispatcher.runs():
+        await dispatcher.turned_over()
+    assert dispatcher.ends() == {"over": "deadline_exceeded"}
+    assert dispatcher.broker.ids() == 99 * ["same"]
 
 
 async def test_what_an_agent_had_of_those_put_back_does_not_end_the_round() -> None:
-    scene = Scene(LANE)
-    scene.broker.consumers = 1
+    dispatcher = ExpiringDispatcher(LANE)
+    dispatcher.broker.consumers = 1
     for n in range(100):
-        scene.broker.put(task("over", deadline=OVER) if n == 90 else task(str(n)))
-    async with scene.runs():
-        queue = await scene.first_is_back()
+        dispatcher.broker.put(task("over", deadline=OVER) if n == 90 else task(str(n)))
+    async with dispatcher.runs():
+        queue = await dispatcher.first_is_back()
         queue.appendleft(queue.pop()._replace(redelivered=True))
-        await scene.turned_over()
-    assert scene.ends() == {"over": "deadline_exceeded"}
+        await dispatcher.turned_over()
+    assert dispatcher.ends() == {"over": "deadline_exceeded"}
 
 
 async def test_a_lane_whose_agents_take_and_end_tasks_is_not_touched() -> None:
-    scene = Scene(LANE)
-    scene.broker.consumers = 1
-    scene.broker.put(task("over", deadline=OVER), task("well"))
+    dispatcher = ExpiringDispatcher(LANE)
+    dispatcher.broker.consumers = 1
+    dispatcher.broker.put(task("over", deadline=OVER), task("well"))
     looks = 0
-    original = scene.queues.inspect_queue
+    original = dispatcher.queues.inspect_queue
 
     async def inspect_queue(queue: str) -> QueueView:
         nonlocal looks
         looks += queue == QUEUE
-        scene.lanes.learn_times(LANE, 1, 0.5)
+        dispatcher.lanes.learn_times(LANE, 1, 0.5)
         view: QueueView = await original(queue)
         return view
 
-    scene.queues.inspect_queue = inspect_queue
-    async with scene.runs():
+    dispatcher.queues.inspect_queue = inspect_queue
+    async with dispatcher.runs():
         await wait_until(lambda: looks > 5)
-        assert scene.broker.pulls == 0
-        scene.queues.inspect_queue = original  # from now on nobody tells of an end
-        await wait_until(lambda: "over" in scene.ends())
+        assert dispatcher.broker.pulls == 0
+        dispatcher.queues.inspect_queue = original  # from now on nobody tells of an end
+        await wait_until(lambda: "over" in dispatcher.ends())

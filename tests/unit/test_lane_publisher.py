@@ -67,7 +67,7 @@ class Source:
         self.settled += 1
 
 
-class Scene:
+class Egress:
     """Lanes with a broker around them."""
 
     def __init__(self, clock: Seconds) -> None:
@@ -101,102 +101,104 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Scene:
-    return Scene(Seconds())
+def egress() -> Egress:
+    return Egress(Seconds())
 
 
-async def test_what_was_given_up_is_not_with_the_broker_any_more(scene: Scene) -> None:
-    scene.broker.stuck = {"stuck.lane"}
-    sources = [scene.send(str(n), lane="stuck.lane") for n in range(3)]
-    await scene.turn()
+async def test_what_was_given_up_is_not_with_the_broker_any_more(egress: Egress) -> None:
+    egress.broker.stuck = {"stuck.lane"}
+    sources = [egress.send(str(n), lane="stuck.lane") for n in range(3)]
+    await egress.turn()
     for _ in range(2):  # one copy finds out, then the others follow
-        scene.clock.seconds += Queues().patience
-        scene.lanes.redirect_overdue(taking=True)
-        await scene.turn()
+        egress.clock.seconds += Queues().patience
+        egress.lanes.redirect_overdue(taking=True)
+        await egress.turn()
     assert [source.settled for source in sources] == [1, 1, 1]
-    assert scene.broker.waiting > 0  # it may be merely late
-    scene.clock.seconds += Queues().cancel
-    scene.lanes.redirect_overdue(taking=True)
-    await scene.turn()
-    assert scene.broker.waiting == 0
+    assert egress.broker.waiting > 0  # it may be merely late
+    egress.clock.seconds += Queues().cancel
+    egress.lanes.redirect_overdue(taking=True)
+    await egress.turn()
+    assert egress.broker.waiting == 0
 
 
-async def test_a_confirm_that_is_merely_late_opens_the_lane_again(scene: Scene) -> None:
-    scene.broker.stuck = {"slow.lane"}
-    scene.send("first", lane="slow.lane")
-    await scene.turn()
-    scene.clock.seconds += Queues().patience
-    scene.lanes.redirect_overdue(taking=True)
-    scene.broker.stuck.clear()
-    scene.broker.well.set()
-    await scene.turn()
-    scene.send("then", lane="slow.lane")
-    await scene.lanes.drain_lanes()
-    assert [one.id for one in scene.to("maniple.lanes")] == ["first", "then"]
+async def test_a_confirm_that_is_merely_late_opens_the_lane_again(egress: Egress) -> None:
+    egress.broker.stuck = {"slow.lane"}
+    egress.send("first", lane="slow.lane")
+    await egress.turn()
+    egress.clock.seconds += Queues().patience
+    egress.lanes.redirect_overdue(taking=True)
+    egress.broker.stuck.clear()
+    egress.broker.well.set()
+    await egress.turn()
+    egress.send("then", lane="slow.lane")
+    await egress.lanes.drain_lanes()
+    assert [one.id for one in egress.to("maniple.lanes")] == ["first", "then"]
 
 
-async def test_a_stuck_lane_is_tried_by_one_task_at_a_time_until_it_confirms(scene: Scene) -> None:
-    scene.broker.stuck = {"stuck.lane"}
-    scene.send("first", lane="stuck.lane")
-    await scene.turn()
-    scene.clock.seconds += Queues().patience
-    scene.lanes.redirect_overdue(taking=True)
-    scene.clock.seconds += Queues().cancel  # longer than the lane is shut
-    scene.lanes.redirect_overdue(taking=True)
+async def test_a_stuck_lane_is_tried_by_one_task_at_a_time_until_it_confirms(
+    egress: Egress,
+) -> None:
+    egress.broker.stuck = {"stuck.lane"}
+    egress.send("first", lane="stuck.lane")
+    await egress.turn()
+    egress.clock.seconds += Queues().patience
+    egress.lanes.redirect_overdue(taking=True)
+    egress.clock.seconds += Queues().cancel  # longer than the lane is shut
+    egress.lanes.redirect_overdue(taking=True)
     for name in ("probe", "behind it"):
-        scene.send(name, lane="stuck.lane")
-    await scene.turn()
-    assert scene.broker.waiting == 1
-    scene.broker.stuck.clear()
-    scene.broker.well.set()
-    await scene.turn()
-    scene.send("then", lane="stuck.lane")
-    await scene.lanes.drain_lanes()
-    assert [one.id for one in scene.to("maniple.lanes")] == ["probe", "then"]
-    assert [one.id for one in scene.to("maniple.delay")] == ["first", "behind it"]
+        egress.send(name, lane="stuck.lane")
+    await egress.turn()
+    assert egress.broker.waiting == 1
+    egress.broker.stuck.clear()
+    egress.broker.well.set()
+    await egress.turn()
+    egress.send("then", lane="stuck.lane")
+    await egress.lanes.drain_lanes()
+    assert [one.id for one in egress.to("maniple.lanes")] == ["probe", "then"]
+    assert [one.id for one in egress.to("maniple.delay")] == ["first", "behind it"]
 
 
-async def test_a_task_that_its_lane_takes_has_waited_for_nothing(scene: Scene) -> None:
-    scene.send("a", waits=9)
-    await scene.lanes.drain_lanes()
-    (taken,) = scene.to("maniple.lanes")
+async def test_a_task_that_its_lane_takes_has_waited_for_nothing(egress: Egress) -> None:
+    egress.send("a", waits=9)
+    await egress.lanes.drain_lanes()
+    (taken,) = egress.to("maniple.lanes")
     assert (taken.accepted, taken.waits) == (True, 0)
 
 
-async def test_draining_waits_for_what_an_agents_own_queue_refuses(scene: Scene) -> None:
-    scene.assignment.registered(AGENT, "1", frozenset({"a.task"}))
-    scene.broker.full, scene.broker.stuck = {AGENT}, {"a.task"}
-    scene.broker.up.clear()
-    source = scene.send("a", affinity="key")
-    draining = asyncio.create_task(scene.lanes.drain_lanes())
-    await scene.turn()
-    scene.broker.up.set()
-    await scene.turn()
+async def test_draining_waits_for_what_an_agents_own_queue_refuses(egress: Egress) -> None:
+    egress.assignment.registered(AGENT, "1", frozenset({"a.task"}))
+    egress.broker.full, egress.broker.stuck = {AGENT}, {"a.task"}
+    egress.broker.up.clear()
+    source = egress.send("a", affinity="key")
+    draining = asyncio.create_task(egress.lanes.drain_lanes())
+    await egress.turn()
+    egress.broker.up.set()
+    await egress.turn()
     assert not draining.done()
-    scene.broker.well.set()
+    egress.broker.well.set()
     await draining
-    assert [one.id for one in scene.to("maniple.lanes")] == ["a"]
+    assert [one.id for one in egress.to("maniple.lanes")] == ["a"]
     assert source.settled == 1
 
 
 async def test_a_reply_queue_that_confirms_nothing_holds_up_no_source(
-    scene: Scene,
+    egress: Egress,
 ) -> None:
-    scene.broker.stuck = {"me"}
+    egress.broker.stuck = {"me"}
 
     async def expire(name: str, **fields: Any) -> Source:
-        source, recorded = Source(), len(scene.broker.to("maniple.results"))
+        source, recorded = Source(), len(egress.broker.to("maniple.results"))
         over = envelope(name, deadline=NOW, **fields)
-        assert scene.lanes.ends(over, source, NOW)  # type: ignore[arg-type]  # a fake
-        await wait_until(lambda: len(scene.broker.to("maniple.results")) > recorded)
-        await scene.turn()
+        assert egress.lanes.ends(over, source, NOW)  # type: ignore[arg-type]  # a fake
+        await wait_until(lambda: len(egress.broker.to("maniple.results")) > recorded)
+        await egress.turn()
         return source
 
     asked = await expire("1", reply_to="maniple.replies.me")
-    scene.lanes.redirect_overdue(taking=True)
+    egress.lanes.redirect_overdue(taking=True)
     assert asked.settled == 0
-    scene.clock.seconds += Queues().patience
+    egress.clock.seconds += Queues().patience
     await expire("2")  # others are confirmed
-    scene.lanes.redirect_overdue(taking=True)
+    egress.lanes.redirect_overdue(taking=True)
     assert asked.settled == 1
-    assert scene.broker.waiting > 0  # the reply is still tried
+    assert egress.broker.waiting > 0  # the reply is still tried

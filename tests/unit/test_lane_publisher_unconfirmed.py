@@ -22,7 +22,7 @@ TIERS = {tier_name(tier) for tier in DELAY_TIERS}
 FIRST_TIERS = {"0.5", "1"}
 
 
-class Scene:
+class UnconfirmedEgress:
     """The way out of a dispatcher whose patience is over at each look."""
 
     def __init__(self) -> None:
@@ -71,23 +71,23 @@ class Scene:
 async def test_what_was_not_confirmed_and_finds_no_room_to_wait_does_not_end(
     silent: set[str], full: set[str]
 ) -> None:
-    scene = Scene()
-    scene.assignment.registered(AGENT, "1", frozenset({LANE}))
-    scene.publisher.silent, scene.publisher.full = silent, full
-    await scene.send(affinity="key" if AGENT in silent else None)
-    assert scene.ends == 0
-    scene.publisher.freed.set()
-    await scene.turn()
-    await scene.lanes.drain_lanes()
-    await scene.results.drain_results()
-    assert (scene.ends, scene.delivery.acked, scene.delivery.rejected) == (0, 1, 0)
+    egress = UnconfirmedEgress()
+    egress.assignment.registered(AGENT, "1", frozenset({LANE}))
+    egress.publisher.silent, egress.publisher.full = silent, full
+    await egress.send(affinity="key" if AGENT in silent else None)
+    assert egress.ends == 0
+    egress.publisher.freed.set()
+    await egress.turn()
+    await egress.lanes.drain_lanes()
+    await egress.results.drain_results()
+    assert (egress.ends, egress.delivery.acked, egress.delivery.rejected) == (0, 1, 0)
 
 
 async def test_what_was_refused_everywhere_ends() -> None:
-    scene = Scene()
-    scene.publisher.full = {LANE, *TIERS}
-    source = Settlement(scene.delivery, 1)  # type: ignore[arg-type]  # a fake
-    scene.lanes.send_task(envelope("1", lane=LANE), source)
-    await scene.lanes.drain_lanes()
-    await scene.results.drain_results()
-    assert (scene.ends, scene.delivery.acked) == (1, 1)
+    egress = UnconfirmedEgress()
+    egress.publisher.full = {LANE, *TIERS}
+    source = Settlement(egress.delivery, 1)  # type: ignore[arg-type]  # a fake
+    egress.lanes.send_task(envelope("1", lane=LANE), source)
+    await egress.lanes.drain_lanes()
+    await egress.results.drain_results()
+    assert (egress.ends, egress.delivery.acked) == (1, 1)

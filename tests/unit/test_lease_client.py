@@ -47,7 +47,7 @@ def test_what_is_given_back_while_a_request_is_under_way_is_told_soon() -> None:
     assert owner.owned.grant_permits(HUNDRED, 100, simulation.now).granted > 50
 
 
-class TwoFleets:
+class TwoCoordinators:
     """One that asks, and the name of another that owns what is asked for."""
 
     def __init__(self) -> None:
@@ -76,17 +76,17 @@ class TwoFleets:
 
 
 def test_what_is_ours_is_given_at_once_and_the_others_are_told_and_of_theirs_nothing_is() -> None:
-    fleets = TwoFleets()
-    assert fleets.asking.take_permit(fleets.limit, 10.0) is None
-    assert not fleets.due()
-    given = [fleets.asking.take_permit(fleets.ours, 10.0) for _ in range(101)]
+    coordinators = TwoCoordinators()
+    assert coordinators.asking.take_permit(coordinators.limit, 10.0) is None
+    assert not coordinators.due()
+    given = [coordinators.asking.take_permit(coordinators.ours, 10.0) for _ in range(101)]
     assert given[:100] == [Taken(1)] * 100
     assert (given[100] or Taken(1)).granted == 0
-    assert fleets.due()
+    assert coordinators.due()
 
 
 def test_nothing_is_due_while_a_request_is_under_way() -> None:
-    two = TwoFleets()
+    two = TwoCoordinators()
     two.ask(10.0)
     (first,) = two.asking.make_report(10.0).asks
     two.ask(10.003)
@@ -100,7 +100,7 @@ def test_nothing_is_due_while_a_request_is_under_way() -> None:
 
 
 def test_who_waited_for_a_request_that_nobody_answered_is_asked_for_next() -> None:
-    two = TwoFleets()
+    two = TwoCoordinators()
     two.ask(10.0)
     two.asking.make_report(10.0)
     two.ask(10.003)
@@ -112,7 +112,7 @@ def test_who_waited_for_a_request_that_nobody_answered_is_asked_for_next() -> No
 
 
 def test_what_an_answer_grants_that_came_too_late_is_given_back_once() -> None:
-    two = TwoFleets()
+    two = TwoCoordinators()
     two.ask(10.0)
     two.ask(10.0)
     (late,) = two.asking.make_report(10.0).asks
@@ -127,7 +127,7 @@ def test_what_an_answer_grants_that_came_too_late_is_given_back_once() -> None:
 
 
 def test_what_was_settled_here_is_not_taken_back_when_its_owner_returns() -> None:
-    two, now = TwoFleets(), 10.0
+    two, now = TwoCoordinators(), 10.0
     asking = two.asking
 
     def hear(other: DispatcherReport) -> None:
@@ -148,7 +148,7 @@ def test_what_was_settled_here_is_not_taken_back_when_its_owner_returns() -> Non
 
 
 def test_the_next_owner_of_a_limit_is_not_taken_for_silent_like_the_last() -> None:
-    two = TwoFleets()
+    two = TwoCoordinators()
     two.ask(10.0)
     two.asking.make_report(10.0)
     two.asking.advance_time(11.0)  # from now on it is silent
@@ -230,7 +230,7 @@ def test_what_passed_while_an_owner_stood_still_is_owed_when_it_comes_back() -> 
 
 
 def test_what_is_above_what_was_left_nobody_has_refused() -> None:
-    two = TwoFleets()
+    two = TwoCoordinators()
     two.limit = TokenBucketLimit(two.limit.key, Terms(rate=0.001, capacity=6.0))
     for _ in range(4):
         two.ask(10.0)
@@ -241,7 +241,7 @@ def test_what_is_above_what_was_left_nobody_has_refused() -> None:
 
 
 def test_who_asks_for_room_is_told_when_nobody_decides() -> None:
-    two = TwoFleets()
+    two = TwoCoordinators()
     two.limit = ConcurrencyLimit(two.limit.key, most=1000, lane="text.stats")
     two.ask(10.0)
     two.asking.make_report(10.0)

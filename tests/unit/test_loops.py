@@ -34,5 +34,5 @@ async def test_what_a_task_had_died_of_is_logged(caplog: pytest.LogCaptureFixtur
     task = asyncio.create_task(dies(), name="supervisor")
     await asyncio.wait([task])
     await loops.end(task)
-    assert "supervisor had died" in caplog.text
+    assert "supervisor had failed" in caplog.text
     assert "KeyError: 'of this'" in caplog.text

@@ -59,12 +59,12 @@ def test_who_died_meanwhile_is_missed_from_then_on() -> None:
     assert not peers.is_counted("two")
 
 
-def fleet() -> Coordinator:
+def coordinator() -> Coordinator:
     return Coordinator("one", LeaseOwner(lambda _: None), 0.0)
 
 
 def test_who_begins_listens_only_from_when_it_hears_itself() -> None:
-    one = fleet()
+    one = coordinator()
     assert not one.make_report(LONG).ready
     one.on_report(DispatcherReport(dispatcher="two", ready=True), LONG)
     assert not one.make_report(LONG).ready
@@ -76,7 +76,7 @@ def test_who_begins_listens_only_from_when_it_hears_itself() -> None:
 def test_whose_word_does_not_come_back_for_long_begins_anew_and_does_not_believe_what_it_said() -> (
     None
 ):
-    one = fleet()
+    one = coordinator()
     one.on_report(one.make_report(0.0), 0.0)
     said = one.make_report(TIMES.listens)
     one.on_report(said, TIMES.listens)
@@ -109,5 +109,5 @@ def told(one: Coordinator, until: float, *, hears: bool) -> float:
 
 
 def test_who_waits_for_an_owner_waits_longer_while_there_cannot_be_one() -> None:
-    assert told(fleet(), LONG, hears=True) == pytest.approx(TIMES.held, abs=2 * TIMES.look)
-    assert told(fleet(), LONG, hears=False) == pytest.approx(TIMES.deaf, abs=2 * TIMES.look)
+    assert told(coordinator(), LONG, hears=True) == pytest.approx(TIMES.held, abs=2 * TIMES.look)
+    assert told(coordinator(), LONG, hears=False) == pytest.approx(TIMES.deaf, abs=2 * TIMES.look)

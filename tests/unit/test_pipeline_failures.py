@@ -73,19 +73,19 @@ class Lanes:
         self.held.append(envelope)
 
 
-class Scene:
+class AskingDispatcher:
     """A dispatcher whose limit another owns."""
 
     def __init__(self) -> None:
         self.lanes = Lanes()
-        self.fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
+        self.coordinator = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
         self.other = self._owner()
         nothing: Any = None
         policies: Any = None
         lanes: Any = self.lanes
         self.gate = Pipeline(
             lanes,
-            self.fleet,
+            self.coordinator,
             policies,
             nothing,
             good=nothing,
@@ -97,13 +97,13 @@ class Scene:
     def _owner(self) -> str:
         self._is_there("me")
         number = 0
-        while self.fleet.peers.owner(KEY) == "me":
+        while self.coordinator.peers.owner(KEY) == "me":
             number += 1
             self._is_there(f"other-{number}")
-        return self.fleet.peers.owner(KEY) or ""
+        return self.coordinator.peers.owner(KEY) or ""
 
     def _is_there(self, name: str) -> None:
-        self.fleet.on_report(DispatcherReport(dispatcher=name, ready=True), 0.0)
+        self.coordinator.on_report(DispatcherReport(dispatcher=name, ready=True), 0.0)
 
     def come(self, *names: str) -> None:
         for name in names:
@@ -113,34 +113,34 @@ class Scene:
 
     def answer(self) -> None:
         """Have the owner give all that was asked for."""
-        (ask,) = self.fleet.make_report(SOON).asks
+        (ask,) = self.coordinator.make_report(SOON).asks
         grant = Grant(key=KEY, to="me", number=ask.number, granted=ask.want)
         report = DispatcherReport(dispatcher=self.other, ready=True, grants=(grant,))
-        self.fleet.on_report(report, SOON)
+        self.coordinator.on_report(report, SOON)
 
     def dies(self) -> None:
         """Remove the owner, so that this dispatcher answers those who asked."""
-        self.fleet.on_report(DispatcherReport(dispatcher=self.other, leaving=True), SOON)
-        self.fleet.advance_time(LATER)
+        self.coordinator.on_report(DispatcherReport(dispatcher=self.other, leaving=True), SOON)
+        self.coordinator.advance_time(LATER)
 
 
-@pytest.mark.parametrize("told", [Scene.answer, Scene.dies])
+@pytest.mark.parametrize("told", [AskingDispatcher.answer, AskingDispatcher.dies])
 def test_whatever_a_task_fails_over_those_after_it_are_told_and_it_waits(told: Any) -> None:
-    scene = Scene()
-    scene.lanes.bad = {"b"}
-    scene.come("a", "b", "c")
-    told(scene)
-    assert scene.lanes.sent == ["a", "c"]
-    assert [one.id for one in scene.lanes.held] == ["b"]
+    dispatcher = AskingDispatcher()
+    dispatcher.lanes.bad = {"b"}
+    dispatcher.come("a", "b", "c")
+    told(dispatcher)
+    assert dispatcher.lanes.sent == ["a", "c"]
+    assert [one.id for one in dispatcher.lanes.held] == ["b"]
 
 
 def test_one_that_cannot_even_wait_is_refused_by_its_source() -> None:
-    scene = Scene()
-    scene.lanes.worse = {"a"}
-    scene.come("a", "b")
-    scene.answer()
-    assert (scene.lanes.sent, scene.lanes.held) == (["b"], [])
-    (error,) = scene.sources["a"].errors
+    dispatcher = AskingDispatcher()
+    dispatcher.lanes.worse = {"a"}
+    dispatcher.come("a", "b")
+    dispatcher.answer()
+    assert (dispatcher.lanes.sent, dispatcher.lanes.held) == (["b"], [])
+    (error,) = dispatcher.sources["a"].errors
     assert type(error) is ManipleError
 
 
@@ -160,10 +160,10 @@ def test_a_task_waits_for_its_turn_however_far_away_that_is(seconds: float) -> N
     lanes: Any = Waits()
     nothing: Any = None
     owned = LeaseOwner(lambda _: None)
-    fleet: Any = SimpleNamespace(owned=owned, take_permit=lambda *_: Taken(1, first=seconds))
+    coordinator: Any = SimpleNamespace(owned=owned, take_permit=lambda *_: Taken(1, first=seconds))
     gate = Pipeline(
         lanes,
-        fleet,
+        coordinator,
         nothing,
         nothing,
         good=nothing,
@@ -192,16 +192,16 @@ class Unsteady(Assignment):
 async def test_room_of_a_task_over_which_the_pipeline_fails_is_given_back_and_not_on_its_way() -> (
     None
 ):
-    fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
-    fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
-    rooms = BulkheadCounts(fleet, monotonic)
-    scene = PipelineWithFakes([("bulkhead", {"max_in_flight": 3})], fleet, counts=rooms)
-    scene.lanes._assignment = Unsteady()
-    scene.bring(envelope("1", affinity="k"))
-    await scene.drain()
-    assert [one.id for one in scene.tasks(DELAY.name)] == ["1"]
-    assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 0
-    assert (fleet.unqueued.lasting(), fleet.unqueued.lasting()) == ({}, {})
+    coordinator = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
+    coordinator.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
+    rooms = BulkheadCounts(coordinator, monotonic)
+    dispatcher = PipelineWithFakes([("bulkhead", {"max_in_flight": 3})], coordinator, counts=rooms)
+    dispatcher.lanes._assignment = Unsteady()
+    dispatcher.bring(envelope("1", affinity="k"))
+    await dispatcher.drain()
+    assert [one.id for one in dispatcher.tasks(DELAY.name)] == ["1"]
+    assert coordinator.owned.bulkheads.in_flight("bulkhead/p") == 0
+    assert (coordinator.unqueued.lasting(), coordinator.unqueued.lasting()) == ({}, {})
 
 
 async def test_what_was_sent_to_a_variant_and_failed_asks_again_for_its_own_lane(
@@ -221,16 +221,16 @@ async def test_room_is_given_back_once_though_what_comes_of_a_refusal_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = CircuitBreakerSpec(consecutive=1, open_for=60)
-    fleet = Coordinator("me", LeaseOwner(lambda _: spec), 0.0)
-    fleet.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
+    coordinator = Coordinator("me", LeaseOwner(lambda _: spec), 0.0)
+    coordinator.on_report(DispatcherReport(dispatcher="me", ready=True), -LATER)
     breaker = ("circuit_breaker", spec.model_dump())
-    scene = PipelineWithFakes([("bulkhead", {"max_in_flight": 3}), breaker], fleet)
-    scene.bring(envelope("1"))
-    scene.bring(envelope("2"))
-    assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 2
-    fleet.owned.restore(envelope("3").lane, BreakerState.OPEN, 1, monotonic())
-    monkeypatch.setattr(scene.lanes, "end_task", Mock(side_effect=RuntimeError("no end")))
-    scene.bring(envelope("3"))
-    await scene.drain()
-    assert [one.id for one in scene.tasks(DELAY.name)] == ["3"]
-    assert fleet.owned.bulkheads.in_flight("bulkhead/p") == 2
+    dispatcher = PipelineWithFakes([("bulkhead", {"max_in_flight": 3}), breaker], coordinator)
+    dispatcher.bring(envelope("1"))
+    dispatcher.bring(envelope("2"))
+    assert coordinator.owned.bulkheads.in_flight("bulkhead/p") == 2
+    coordinator.owned.restore(envelope("3").lane, BreakerState.OPEN, 1, monotonic())
+    monkeypatch.setattr(dispatcher.lanes, "end_task", Mock(side_effect=RuntimeError("no end")))
+    dispatcher.bring(envelope("3"))
+    await dispatcher.drain()
+    assert [one.id for one in dispatcher.tasks(DELAY.name)] == ["3"]
+    assert coordinator.owned.bulkheads.in_flight("bulkhead/p") == 2

@@ -31,7 +31,7 @@ Answer = tuple[bool | None, float]
 YES, NO, NOBODY = (True, 0.0), (False, 1.0), (None, 1.0)
 
 
-class Fleet:
+class FakeCoordinator:
     """In place of all dispatchers: answers as it is told to, by kind, and counts who asks."""
 
     def __init__(self) -> None:
@@ -55,12 +55,12 @@ class Fleet:
         return kinds.get(type(limit), "circuit_breaker")
 
 
-class Scene(PipelineWithFakes):
-    """One that asks a fleet which answers as it is told to."""
+class UndecidedPipeline(PipelineWithFakes):
+    """One that asks a coordinator which answers as it is told to."""
 
     def __init__(self, *policies: Kind) -> None:
-        self.fleet = Fleet()
-        super().__init__(policies, self.fleet)
+        self.coordinator = FakeCoordinator()
+        super().__init__(policies, self.coordinator)
 
     async def comes(self, before: Redelivery = Redelivery.UNKNOWN, **fields: Any) -> None:
         """Admit a task whose sender waits for a reply."""
@@ -95,107 +95,110 @@ class Scene(PipelineWithFakes):
 async def test_it_waits_whatever_it_is_to_get_when_it_is_refused(
     kind: Kind, fallback: Kind | None
 ) -> None:
-    scene = Scene(kind, *([fallback] if fallback else []))
-    scene.fleet.answers[kind[0]] = NOBODY
-    await scene.comes()
-    assert scene.exchanges == {"maniple.delay"}
-    assert scene.waiting.waited_for == Waiting.UNDECIDED
-    scene.fleet.answers[kind[0]] = YES
-    await scene.comes_back()
-    assert (scene.sent.lane, scene.sent.owing) == ("a.task", False)
+    pipeline = UndecidedPipeline(kind, *([fallback] if fallback else []))
+    pipeline.coordinator.answers[kind[0]] = NOBODY
+    await pipeline.comes()
+    assert pipeline.exchanges == {"maniple.delay"}
+    assert pipeline.waiting.waited_for == Waiting.UNDECIDED
+    pipeline.coordinator.answers[kind[0]] = YES
+    await pipeline.comes_back()
+    assert (pipeline.sent.lane, pipeline.sent.owing) == ("a.task", False)
 
 
 @pytest.mark.parametrize("kind", [RATE, ROOM, BREAKER], ids=str)
 async def test_it_waits_also_when_all_that_it_could_wait_in_is_full(kind: Kind) -> None:
-    scene = Scene(kind)
-    scene.fleet.answers[kind[0]] = NOBODY
-    scene.publisher.full = {tier_name(tier) for tier in DELAY_TIERS}
-    await scene.comes()
-    assert scene.exchanges == {""}  # to the end of `maniple.retry` itself
+    pipeline = UndecidedPipeline(kind)
+    pipeline.coordinator.answers[kind[0]] = NOBODY
+    pipeline.publisher.full = {tier_name(tier) for tier in DELAY_TIERS}
+    await pipeline.comes()
+    assert pipeline.exchanges == {""}  # to the end of `maniple.retry` itself
 
 
 @pytest.mark.parametrize("kind", [RATE, ROOM, BREAKER], ids=str)
 async def test_it_expires_if_nobody_decides_before_its_deadline(kind: Kind) -> None:
-    scene = Scene(kind)
-    scene.fleet.answers[kind[0]] = NOBODY
-    await scene.comes(deadline=NOW + timedelta(seconds=30))
-    await scene.comes_back(after=29.0)
-    await scene.comes_back(after=2.0)
-    (record,) = scene.publisher.to("maniple.results")
+    pipeline = UndecidedPipeline(kind)
+    pipeline.coordinator.answers[kind[0]] = NOBODY
+    await pipeline.comes(deadline=NOW + timedelta(seconds=30))
+    await pipeline.comes_back(after=29.0)
+    await pipeline.comes_back(after=2.0)
+    (record,) = pipeline.publisher.to("maniple.results")
     assert b'"expired"' in record.body
     assert b"while it waited (undecided)" in record.body
 
 
 @pytest.mark.parametrize("before", Redelivery)
 async def test_what_comes_too_late_expires_whatever_its_policies_say(before: Redelivery) -> None:
-    scene = Scene(RATE, ROOM, BREAKER)
-    scene.fleet.answers["rate_limit"] = NO
-    await scene.comes(before, deadline=NOW - timedelta(seconds=5))
-    await scene.results.drain_results()
-    (record,) = scene.publisher.to("maniple.results")
+    pipeline = UndecidedPipeline(RATE, ROOM, BREAKER)
+    pipeline.coordinator.answers["rate_limit"] = NO
+    await pipeline.comes(before, deadline=NOW - timedelta(seconds=5))
+    await pipeline.results.drain_results()
+    (record,) = pipeline.publisher.to("maniple.results")
     assert (b'"id":"1"' in record.body, b'"expired"' in record.body) == (True, True)
 
 
 @pytest.mark.parametrize("kind", [RATE, DEGRADE], ids=str)
 async def test_a_limit_that_was_passed_after_all_is_not_paid_again(kind: Kind) -> None:
-    scene = Scene(kind, ROOM)
-    scene.fleet.answers = {"rate_limit": NOBODY}
-    await scene.comes()
-    scene.fleet.answers = {"rate_limit": NO if kind is DEGRADE else YES, "bulkhead": NO}
-    await scene.comes_back()
-    scene.fleet.answers = {}
-    await scene.comes_back()
-    assert (scene.fleet.asked["rate_limit"], scene.fleet.asked["bulkhead"]) == (2, 2)
-    assert scene.sent.lane == ("a.task@cheap" if kind is DEGRADE else "a.task")
+    pipeline = UndecidedPipeline(kind, ROOM)
+    pipeline.coordinator.answers = {"rate_limit": NOBODY}
+    await pipeline.comes()
+    pipeline.coordinator.answers = {"rate_limit": NO if kind is DEGRADE else YES, "bulkhead": NO}
+    await pipeline.comes_back()
+    pipeline.coordinator.answers = {}
+    await pipeline.comes_back()
+    assert (pipeline.coordinator.asked["rate_limit"], pipeline.coordinator.asked["bulkhead"]) == (
+        2,
+        2,
+    )
+    assert pipeline.sent.lane == ("a.task@cheap" if kind is DEGRADE else "a.task")
 
 
 async def test_what_a_dispatcher_was_lost_over_has_yet_to_pay() -> None:
-    scene = Scene(RATE)
-    scene.fleet.answers["rate_limit"] = NOBODY
-    await scene.comes()
-    scene.fleet.answers["rate_limit"] = NO
-    await scene.comes_back(redelivered=True)
-    assert (scene.waiting.owing, scene.waiting.again) == (True, True)
+    pipeline = UndecidedPipeline(RATE)
+    pipeline.coordinator.answers["rate_limit"] = NOBODY
+    await pipeline.comes()
+    pipeline.coordinator.answers["rate_limit"] = NO
+    await pipeline.comes_back(redelivered=True)
+    assert (pipeline.waiting.owing, pipeline.waiting.again) == (True, True)
 
 
 async def test_a_turn_that_is_reserved_after_all_is_not_reserved_again() -> None:
-    scene = Scene(SHAPE)
-    scene.fleet.answers["rate_limit"] = NOBODY
-    await scene.comes()
-    scene.fleet.answers["rate_limit"] = (True, 30.0)
-    await scene.comes_back()
-    await scene.comes_back()
-    assert scene.fleet.asked["rate_limit"] == 2
-    assert scene.sent.lane == "a.task"
+    pipeline = UndecidedPipeline(SHAPE)
+    pipeline.coordinator.answers["rate_limit"] = NOBODY
+    await pipeline.comes()
+    pipeline.coordinator.answers["rate_limit"] = (True, 30.0)
+    await pipeline.comes_back()
+    await pipeline.comes_back()
+    assert pipeline.coordinator.asked["rate_limit"] == 2
+    assert pipeline.sent.lane == "a.task"
 
 
 async def test_what_was_refused_for_want_of_room_has_paid_its_rate() -> None:
-    scene = Scene(RATE, ROOM, ("fallback", {"accept": True}))
-    scene.fleet.answers["bulkhead"] = NO
-    await scene.comes()
-    scene.fleet.answers.clear()
-    scene.publisher.sent = [m for m in scene.publisher.sent if m.exchange == "maniple.delay"]
-    await scene.comes_back()
-    assert (scene.sent.lane, scene.fleet.asked["rate_limit"]) == ("a.task", 1)
+    pipeline = UndecidedPipeline(RATE, ROOM, ("fallback", {"accept": True}))
+    pipeline.coordinator.answers["bulkhead"] = NO
+    await pipeline.comes()
+    pipeline.coordinator.answers.clear()
+    pipeline.publisher.sent = [m for m in pipeline.publisher.sent if m.exchange == "maniple.delay"]
+    await pipeline.comes_back()
+    assert (pipeline.sent.lane, pipeline.coordinator.asked["rate_limit"]) == ("a.task", 1)
 
 
 @pytest.mark.parametrize("again", [0.001, 1.0, 1000.0])
 async def test_what_its_limit_refuses_later_waits_and_asks_ever_more_seldom(again: float) -> None:
-    scene = Scene(RATE)
-    scene.fleet.answers["rate_limit"] = NOBODY
-    await scene.comes(deadline=NOW + timedelta(days=7))
-    scene.fleet.answers["rate_limit"] = (False, again)
+    pipeline = UndecidedPipeline(RATE)
+    pipeline.coordinator.answers["rate_limit"] = NOBODY
+    await pipeline.comes(deadline=NOW + timedelta(days=7))
+    pipeline.coordinator.answers["rate_limit"] = (False, again)
     tiers = []
     for _ in range(30):
-        await scene.comes_back(after=1000.0)
-        assert scene.exchanges == {"maniple.delay"}
-        (message,) = scene.publisher.to("maniple.delay")
+        await pipeline.comes_back(after=1000.0)
+        assert pipeline.exchanges == {"maniple.delay"}
+        (message,) = pipeline.publisher.to("maniple.delay")
         tiers.append(float(message.routing_key))
     assert tiers[-1] >= 30.0
 
 
 async def test_a_probe_that_nobody_gives_leaves_the_room_to_others() -> None:
-    scene = Scene(ROOM, BREAKER)
-    scene.fleet.answers["circuit_breaker"] = NOBODY
-    await scene.comes()
-    assert scene.fleet.freed["bulkhead"] == 1
+    pipeline = UndecidedPipeline(ROOM, BREAKER)
+    pipeline.coordinator.answers["circuit_breaker"] = NOBODY
+    await pipeline.comes()
+    assert pipeline.coordinator.freed["bulkhead"] == 1

@@ -27,7 +27,7 @@ ACCEPT_ROOM: list[Kind] = [
 ]
 
 
-class Fleet:
+class FakeCoordinator:
     """In place of all dispatchers' limits: all are used up, for 30 s, until it `passes`."""
 
     def __init__(self) -> None:
@@ -42,13 +42,13 @@ class Fleet:
         then(self.passes or self.shaped, 0.0 if self.passes else 30.0)
 
 
-class Scene(PipelineWithFakes):
+class UsedUpPipeline(PipelineWithFakes):
     """One whose limits are used up, and that is traced."""
 
     def __init__(self, policies: list[Kind]) -> None:
-        self.kept, self.fleet = Kept(), Fleet()
-        self.fleet.shaped = policies is SHAPE
-        super().__init__(policies, self.fleet, tracer=self.kept.tracer())
+        self.kept, self.coordinator = Kept(), FakeCoordinator()
+        self.coordinator.shaped = policies is SHAPE
+        super().__init__(policies, self.coordinator, tracer=self.kept.tracer())
 
     async def waits(self, task: Envelope) -> Envelope:
         """Admit a task that has to wait; return it as it is in the delay."""
@@ -74,27 +74,27 @@ async def test_a_task_that_a_policy_held_says_so_when_it_expires_and_in_its_trac
     policies: list[Kind], why: Waiting
 ) -> None:
     task = envelope("t", traceparent=begun_trace(7 << 64, sampled=True), dispatched_at=NOW)
-    scene = Scene(policies)
-    waiting = await scene.waits(task)
-    await scene.comes_back(waiting, 7200)
-    sent = scene.publisher.to("maniple.results")
+    pipeline = UsedUpPipeline(policies)
+    waiting = await pipeline.waits(task)
+    await pipeline.comes_back(waiting, 7200)
+    sent = pipeline.publisher.to("maniple.results")
     (result,) = [one for one in sent if one.routing_key != ADMITTED_KEY]
     assert f"passed while it waited ({why.value.replace('_', ' ')})" in result.body.decode()
 
-    scene.fleet.passes = True
-    await scene.comes_back(waiting, 60)
-    spans = [one for one in scene.kept.spans if one.name.startswith("dispatch")]
+    pipeline.coordinator.passes = True
+    await pipeline.comes_back(waiting, 60)
+    spans = [one for one in pipeline.kept.spans if one.name.startswith("dispatch")]
     queues = [one.attributes["messaging.destination.name"] for one in spans]
     assert queues == ["maniple.submit", "maniple.retry", "maniple.retry"]
 
 
 async def test_a_task_says_so_when_it_expires_before_another_attempt_or_without_an_agent() -> None:
-    scene = Scene([])
-    scene.publisher.full = {"a.lane"}  # not "a.task": results have that key
-    waiting = await scene.waits(envelope("t", lane="a.lane"))
-    await scene.comes_back(waiting, 7200)
-    await scene.comes_back(envelope("u", attempt=2, accepted=True), 7200)  # an older agent's
-    bodies = "".join(one.body.decode() for one in scene.publisher.to("maniple.results"))
+    pipeline = UsedUpPipeline([])
+    pipeline.publisher.full = {"a.lane"}  # not "a.task": results have that key
+    waiting = await pipeline.waits(envelope("t", lane="a.lane"))
+    await pipeline.comes_back(waiting, 7200)
+    await pipeline.comes_back(envelope("u", attempt=2, accepted=True), 7200)  # an older agent's
+    bodies = "".join(one.body.decode() for one in pipeline.publisher.to("maniple.results"))
     assert bodies.count("(overloaded)") == bodies.count("(next attempt)") == 1
 
 
@@ -102,9 +102,9 @@ async def test_a_task_says_so_when_it_expires_before_another_attempt_or_without_
 async def test_a_task_is_over_by_the_clusters_time_where_the_own_clock_is_ahead_of_it(
     behind: float | None, over: bool
 ) -> None:
-    scene = Scene([])
+    pipeline = UsedUpPipeline([])
     waiting = envelope("t", deadline=NOW + timedelta(seconds=9))
     if behind is not None:
-        scene.known = NOW + timedelta(seconds=10 - behind)
-    await scene.comes_back(waiting, 10.0)
-    assert bool(scene.publisher.to("maniple.results")) is over
+        pipeline.known = NOW + timedelta(seconds=10 - behind)
+    await pipeline.comes_back(waiting, 10.0)
+    assert bool(pipeline.publisher.to("maniple.results")) is over

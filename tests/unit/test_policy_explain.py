@@ -123,10 +123,10 @@ def test_each_document_says_why_it_does_not_apply() -> None:
 def test_kinds_come_in_the_order_of_their_evaluation() -> None:
     route = {"kind": "route", "name": "r", "spec": {"variants": [{"weight": 1}]}}
     limit = {"kind": "rate_limit", "name": "l", "spec": {"limit": 1}}
-    given = [InForce(policy=p) for p in (timeout("t"), *map(parse_policy, (route, limit)))]
+    given = [InForce(policy=p) for p in (timeout("t"), *map(parse_policy, (limit, route)))]
     assert [e.policy for e in explain(given, Question("a"))] == [
-        "rate_limit/l",
         "route/r",
+        "rate_limit/l",
         "timeout/t",
     ]
 

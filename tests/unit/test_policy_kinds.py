@@ -13,11 +13,11 @@ from maniple_policies.matching import StrictModel
 from product_copy import Copy
 
 SPECS: dict[str, dict[str, Any]] = {
+    "route": {"variants": [{"weight": 1}]},
     "rate_limit": {"limit": 1},
     "bulkhead": {"max_in_flight": 1},
     "circuit_breaker": {"consecutive": 1},
     "fallback": {"value": 1},
-    "route": {"variants": [{"weight": 1}]},
     "mirror": {"variant": "next", "percent": 100},
     "retry": {"attempts": 1},
     "timeout": {"seconds": 1},
@@ -73,9 +73,9 @@ from pipeline_with_fakes import PipelineWithFakes
 from work_with_fakes import envelope
 
 async def brought(limit):
-    fleet = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
-    fleet.on_report(DispatcherReport(dispatcher="me", ready=True), 0.0)
-    gate = PipelineWithFakes([("pause", {DOCUMENT["spec"]}), ("rate_limit", limit)], fleet)
+    coordinator = Coordinator("me", LeaseOwner(lambda _: None), 0.0)
+    coordinator.on_report(DispatcherReport(dispatcher="me", ready=True), 0.0)
+    gate = PipelineWithFakes([("pause", {DOCUMENT["spec"]}), ("rate_limit", limit)], coordinator)
     gate.bring(envelope("1"))
     gate.bring(envelope("2"))
     await gate.drain()
@@ -158,11 +158,11 @@ def test_all_else_follows_from_the_table(tmp_path: Path) -> None:
     copy = Copy(tmp_path, POLICIES.split(".", 1)[0])
     declared_in(copy)
     told = copy.ask(TOLD)
-    assert told["kinds"] == ["rate_limit", "pause", *list(KINDS)[1:]]
+    assert told["kinds"] == ["route", "rate_limit", "pause", *list(KINDS)[2:]]
     assert told["documents"][0]["policy"]["spec"] == {"seconds": 7.0}
     assert told["mapping"]["pause"] == "#/$defs/PausePolicy"
     assert told["required"] == ["kind", "name", "spec"]
-    assert f"rate_limit, pause, {list(KINDS)[1]}" in told["refused"]
+    assert f"rate_limit, pause, {list(KINDS)[2]}" in told["refused"]
     assert told["explained"] == ["pause/it"]
     assert told["guarded"] is True
     assert told["versions"] == {"pause/it": 0}

@@ -63,39 +63,39 @@ def clock() -> Clock:
 
 async def test_one_look_serves_all_who_ask_about_the_same_time(clock: Clock) -> None:
     consul = Catalog("d1")
-    fleet = LiveProcesses(NO_PLANE, consul, "dev", clock)
-    seen = await asyncio.gather(*(fleet.present({"dispatcher"}, 2) for _ in range(10)))
+    processes = LiveProcesses(NO_PLANE, consul, "dev", clock)
+    seen = await asyncio.gather(*(processes.present({"dispatcher"}, 2) for _ in range(10)))
     assert {id(one) for one in seen} == {id(seen[0])}
     assert seen[0].processes == {"d1": "dispatcher"}
     clock.now = 9.0
-    assert await fleet.present({"dispatcher"}, 10) is seen[0]
+    assert await processes.present({"dispatcher"}, 10) is seen[0]
     assert consul.asked == ["maniple-dispatcher"]
     clock.now = 11.0
     consul.ids = ()
-    assert (await fleet.present({"dispatcher"}, 10)).processes == {}
+    assert (await processes.present({"dispatcher"}, 10)).processes == {}
     assert len(consul.asked) == 2
 
 
 async def test_a_service_that_the_last_look_left_out_is_looked_for(clock: Clock) -> None:
     consul = Catalog("x")
-    fleet = LiveProcesses(NO_PLANE, consul, "dev", clock)
-    await fleet.present({"dispatcher"}, 10)
-    await fleet.present({"dispatcher", "agent"}, 10)
-    await fleet.present({"agent"}, 10)
+    processes = LiveProcesses(NO_PLANE, consul, "dev", clock)
+    await processes.present({"dispatcher"}, 10)
+    await processes.present({"dispatcher", "agent"}, 10)
+    await processes.present({"agent"}, 10)
     assert consul.asked == ["maniple-dispatcher", "maniple-agent", "maniple-dispatcher"]
 
 
 async def test_a_consul_that_is_away_is_told_of_once(clock: Clock) -> None:
     consul = Catalog("d1")
     consul.error = ConsulUnavailable("Consul: away")
-    fleet = LiveProcesses(NO_PLANE, consul, "dev", clock)
+    processes = LiveProcesses(NO_PLANE, consul, "dev", clock)
     with capture_logs() as lines:
         for clock.now in (1.0, 2.0, 3.0):
-            assert (await fleet.present({"dispatcher"}, 0.5)).processes is None
+            assert (await processes.present({"dispatcher"}, 0.5)).processes is None
     assert [line["reason"] for line in lines if line["log_level"] == "warning"] == ["Consul: away"]
     consul.error = None
     clock.now = 4.0
-    assert (await fleet.present({"dispatcher"}, 0.5)).processes == {"d1": "dispatcher"}
+    assert (await processes.present({"dispatcher"}, 0.5)).processes == {"d1": "dispatcher"}
 
 
 async def test_counting_survives_an_answer_that_nobody_expects(

@@ -113,7 +113,7 @@ def test_what_cannot_be_used_is_reported_and_ours_stays(value: bytes) -> None:
             {**json.loads(record(1).to_json()), "policy": document(NAME, -1) | {"version": 2}},
             "policy.spec.seconds: Input should be greater than",
         ),
-        (document(NAME) | {"kind": "wish"}, "kind: is none of rate_limit, "),
+        (document(NAME) | {"kind": "wish"}, "kind: is none of route, "),
     ],
 )
 def test_what_cannot_be_used_is_told_in_words_that_name_the_field(value: Any, said: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-import maniple_policy.store
+import maniple_policy.records_on_disk
 from maniple_policies import InForce, Policy, PolicySet, Where, parse_policy
 from maniple_policies.digests import digest
 from maniple_policy.domain.changes import Wanted
@@ -89,7 +89,7 @@ async def test_a_change_is_told_however_slow_the_disk_is(
         assert told.wait(10), "the disk is waited for"
         write_atomically(to, value)
 
-    monkeypatch.setattr(maniple_policy.store, "write_atomically", write_slowly)
+    monkeypatch.setattr(maniple_policy.records_on_disk, "write_atomically", write_slowly)
     store = Store(
         cast("Consul", KeptKeys()),
         "maniple/dev",

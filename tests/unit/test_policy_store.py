@@ -80,9 +80,9 @@ async def test_an_edit_is_announced_while_the_disk_is_slow(tmp_path: Path) -> No
         told.set()
 
     slow = store(tmp_path / "store.json", tells)
-    await slow._disk.acquire()  # as while it writes
+    await slow._disk._lock.acquire()  # as while it writes
     syncing = asyncio.create_task(slow.sync(FOUND))
     await wait_until(told.is_set)
     assert not syncing.done()
-    slow._disk.release()
+    slow._disk._lock.release()
     await syncing

@@ -23,7 +23,7 @@ def timeout(name: str) -> Any:
 A, AB = PolicySet([timeout("a")]), PolicySet([timeout("a"), timeout("b")])
 
 
-class Scene:
+class ViewingProcess:
     """A process, and a policy service that answers as it is told to."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,22 +54,22 @@ class Scene:
 async def test_the_set_of_an_older_replica_gives_way_to_that_of_a_newer_one(
     tmp_path: Path,
 ) -> None:
-    scene = Scene(tmp_path)
+    process = ViewingProcess(tmp_path)
     # Which of two sets of one revision is taken goes by their digests: neither order may matter.
     for newer, older in ((AB, A), (A, AB)):
-        scene.view.current = PolicySet()
-        assert (await scene.told(newer, revision=7)).digest == newer.digest
-        await scene.told(older)
-        assert (await scene.told(newer, revision=7)).digest == newer.digest
+        process.view.current = PolicySet()
+        assert (await process.told(newer, revision=7)).digest == newer.digest
+        await process.told(older)
+        assert (await process.told(newer, revision=7)).digest == newer.digest
 
 
 async def test_policies_are_known_once_a_policy_service_that_reads_consul_has_told_them(
     tmp_path: Path,
 ) -> None:
-    scene = Scene(tmp_path)
-    assert not scene.view.known
-    await scene.told(A, revision=1, current=False)
-    assert (scene.view.current.digest, scene.view.known) == (A.digest, False)
-    scene.answer = {"digest": A.digest, "policies": None, "revision": 1, "current": True}
-    await scene.view.refresh()
-    assert scene.view.known
+    process = ViewingProcess(tmp_path)
+    assert not process.view.known
+    await process.told(A, revision=1, current=False)
+    assert (process.view.current.digest, process.view.known) == (A.digest, False)
+    process.answer = {"digest": A.digest, "policies": None, "revision": 1, "current": True}
+    await process.view.refresh()
+    assert process.view.known

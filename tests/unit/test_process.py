@@ -18,7 +18,8 @@ from ending import ended
 from maniple import loops
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple_cli.dev_cluster.ports import free_ports
-from maniple_runtime.process import Runtime, running, serve
+from maniple_runtime.process import running, serve
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.settings import ServiceSettings
 from waiting import wait_until
 

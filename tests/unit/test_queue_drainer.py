@@ -68,7 +68,7 @@ class Marks:
         self.removed.append(agent)
 
 
-class Scene:
+class DrainerWithFakes:
     """What moves the tasks of an agent, with fakes around it."""
 
     def __init__(self) -> None:
@@ -101,8 +101,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
-    made = Scene()
+def drainer(monkeypatch: pytest.MonkeyPatch) -> DrainerWithFakes:
+    made = DrainerWithFakes()
 
     @asynccontextmanager
     async def leftover(*_: object) -> AsyncIterator[Queue]:
@@ -115,83 +115,87 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 async def test_an_agent_that_fails_again_while_its_queue_is_bound_is_not_forgotten(
-    scene: Scene,
+    drainer: DrainerWithFakes,
 ) -> None:
     def fails_again() -> None:
-        scene.queue.consumers = 1
-        scene.goes("2")
+        drainer.queue.consumers = 1
+        drainer.goes("2")
 
-    scene.queue.rebound = fails_again
-    scene.comes("1")
-    scene.goes("1")
+    drainer.queue.rebound = fails_again
+    drainer.comes("1")
+    drainer.goes("1")
     await asyncio.sleep(0.02)
-    assert not scene.markers.removed
-    scene.comes("2")
-    await wait_until(lambda: bool(scene.markers.removed))
-    assert not scene.queue.there
+    assert not drainer.markers.removed
+    drainer.comes("2")
+    await wait_until(lambda: bool(drainer.markers.removed))
+    assert not drainer.queue.there
 
 
-async def test_an_agent_that_came_back_keeps_its_mark(scene: Scene) -> None:
-    scene.queue.consumers = 1
-    scene.comes("1")
-    scene.goes("1")
-    scene.comes("2")
-    await wait_until(lambda: not scene.moves._moving)
-    assert not scene.markers.removed
+async def test_an_agent_that_came_back_keeps_its_mark(drainer: DrainerWithFakes) -> None:
+    drainer.queue.consumers = 1
+    drainer.comes("1")
+    drainer.goes("1")
+    drainer.comes("2")
+    await wait_until(lambda: not drainer.moves._moving)
+    assert not drainer.markers.removed
 
 
 async def test_an_agent_that_is_back_is_given_nothing_while_a_dispatcher_consumes_its_queue(
-    scene: Scene,
+    drainer: DrainerWithFakes,
 ) -> None:
-    scene.comes("1")
-    assert scene.assignment.choose(TASK) == AGENT
-    scene.goes("1")
-    await wait_until(lambda: scene.queue.consumed > 0)
-    scene.comes("2")
+    drainer.comes("1")
+    assert drainer.assignment.choose(TASK) == AGENT
+    drainer.goes("1")
+    await wait_until(lambda: drainer.queue.consumed > 0)
+    drainer.comes("2")
     await asyncio.sleep(0.02)
-    assert scene.assignment.choose(TASK) is None
-    scene.queue.consumers = 1
-    await wait_until(lambda: scene.assignment.choose(TASK) == AGENT)
+    assert drainer.assignment.choose(TASK) is None
+    drainer.queue.consumers = 1
+    await wait_until(lambda: drainer.assignment.choose(TASK) == AGENT)
 
 
 async def test_who_hears_at_once_that_it_failed_and_is_back_waits_for_other_dispatchers_too(
-    scene: Scene,
+    drainer: DrainerWithFakes,
 ) -> None:
-    scene.comes("1")
-    scene.goes("1")
-    scene.comes("2")  # before the move has begun
+    drainer.comes("1")
+    drainer.goes("1")
+    drainer.comes("2")  # before the move has begun
     await asyncio.sleep(0.02)
-    assert scene.assignment.choose(TASK) is None
-    scene.queue.consumers = 1
-    await wait_until(lambda: scene.assignment.choose(TASK) == AGENT)
-    assert scene.queue.consumed == 0
+    assert drainer.assignment.choose(TASK) is None
+    drainer.queue.consumers = 1
+    await wait_until(lambda: drainer.assignment.choose(TASK) == AGENT)
+    assert drainer.queue.consumed == 0
 
 
-async def test_the_queue_of_an_agent_that_was_replaced_is_not_consumed(scene: Scene) -> None:
-    looked = scene.queue.inspect_queue
+async def test_the_queue_of_an_agent_that_was_replaced_is_not_consumed(
+    drainer: DrainerWithFakes,
+) -> None:
+    looked = drainer.queue.inspect_queue
 
     async def inspect_queue() -> QueueView | None:
-        scene.comes("2")
+        drainer.comes("2")
         return await looked()
 
-    scene.queue.inspect_queue = inspect_queue  # type: ignore[method-assign]  # it comes back before we begin
-    scene.queue.consumers = 1
-    scene.comes("1")
-    scene.goes("1")
-    await wait_until(lambda: not scene.moves._moving)
-    assert scene.queue.consumed == 0
+    drainer.queue.inspect_queue = inspect_queue  # type: ignore[method-assign]  # it comes back before we begin
+    drainer.queue.consumers = 1
+    drainer.comes("1")
+    drainer.goes("1")
+    await wait_until(lambda: not drainer.moves._moving)
+    assert drainer.queue.consumed == 0
 
 
-async def test_a_queue_that_is_made_while_the_mark_is_removed_is_removed_too(scene: Scene) -> None:
+async def test_a_queue_that_is_made_while_the_mark_is_removed_is_removed_too(
+    drainer: DrainerWithFakes,
+) -> None:
     def comes_and_fails() -> None:
-        scene.markers.removing = bool
-        scene.queue.there = True
-        scene.comes("2")
-        scene.goes("2")
+        drainer.markers.removing = bool
+        drainer.queue.there = True
+        drainer.comes("2")
+        drainer.goes("2")
 
-    scene.queue.consumers = 1
-    scene.markers.removing = comes_and_fails
-    scene.comes("1")
-    scene.goes("1")
-    await wait_until(lambda: len(scene.markers.removed) == 2)
-    assert not scene.queue.there
+    drainer.queue.consumers = 1
+    drainer.markers.removing = comes_and_fails
+    drainer.comes("1")
+    drainer.goes("1")
+    await wait_until(lambda: len(drainer.markers.removed) == 2)
+    assert not drainer.queue.there

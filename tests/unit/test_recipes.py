@@ -64,7 +64,7 @@ REMARK = '''class Remark(ControlMessage):
     """What an agent says besides."""
 
     TYPE: ClassVar[str] = "maniple.remark.v1"
-    agent: AgentId
+    agent: AgentName
     text: str
 
 
@@ -134,7 +134,7 @@ def test_a_message_from_an_agent_to_a_registry_takes_four_files(tmp_path: Path) 
     line = 'FromExchange(EVENTS, ("agent.*",), AGENT_EVENTS, handlers.on_agent_event),'
     row = 'FromExchange(OUTCOMES, ("",), (Remark,), handlers.on_remark),'
     copy.change(consumers, line, f"{line} {row}")
-    copy.change(consumers, "ALL_AGENTS, Time", "ALL_AGENTS, Remark, Time")
+    copy.change(consumers, "messages import Time", "messages import Remark, Time")
     copy.change(consumers, "import CONTROL, EVENTS, HEARTBEATS", "import *")
     assert copy.ask(HEARD) == {"a0": "hello", "a1": "hello"}
     assert len(copy.written) == 4

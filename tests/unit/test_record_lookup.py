@@ -21,8 +21,8 @@ from maniple_dispatcher.ingress.record_lookup import (
 from maniple_runtime.consul.client import Consul
 from maniple_runtime.health import Health
 from maniple_runtime.hotpath import HotPath
-from maniple_runtime.process import Runtime
 from maniple_runtime.records import Batch, Record, TaskKey
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.settings import ServiceSettings
 from simulated_cluster import metrics
 from virtual_time import Process, World
@@ -68,7 +68,7 @@ class Records:
             await take(Batch((), number))
 
 
-class Scene:
+class LookingDispatcher:
     """A dispatcher that looks into records."""
 
     def __init__(self, world: World) -> None:
@@ -113,69 +113,77 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Iterator[Scene]:
+def dispatcher() -> Iterator[LookingDispatcher]:
     with World(0) as world:
-        yield Scene(world)
+        yield LookingDispatcher(world)
 
 
-def test_a_look_goes_on_for_as_long_as_it_gets_anywhere(scene: Scene) -> None:
-    scene.records.batches, scene.records.pace = 20, LIMIT / 2
-    scene.ask("1")
-    scene.world.run(20 * LIMIT)
-    assert len(scene.records.looks) == 1
-    assert "1" in scene.told
+def test_a_look_goes_on_for_as_long_as_it_gets_anywhere(dispatcher: LookingDispatcher) -> None:
+    dispatcher.records.batches, dispatcher.records.pace = 20, LIMIT / 2
+    dispatcher.ask("1")
+    dispatcher.world.run(20 * LIMIT)
+    assert len(dispatcher.records.looks) == 1
+    assert "1" in dispatcher.told
 
 
-def test_one_to_which_nothing_comes_is_begun_again_from_as_long_ago(scene: Scene) -> None:
-    scene.records.pace = 1.5 * LIMIT
-    scene.ask("1")
-    scene.world.run(2 * LIMIT)
-    (first, back), (second, further) = scene.records.looks
+def test_one_to_which_nothing_comes_is_begun_again_from_as_long_ago(
+    dispatcher: LookingDispatcher,
+) -> None:
+    dispatcher.records.pace = 1.5 * LIMIT
+    dispatcher.ask("1")
+    dispatcher.world.run(2 * LIMIT)
+    (first, back), (second, further) = dispatcher.records.looks
     assert second - first >= LIMIT
     assert further - back == pytest.approx(second - first, abs=1.0)
-    assert not scene.told
+    assert not dispatcher.told
 
 
-def test_a_mark_that_is_there_no_more_when_its_turn_comes_is_set_again(scene: Scene) -> None:
-    scene.records.removes = 1
-    scene.ask("1")
-    scene.world.run(LIMIT + 5)
-    assert (len(scene.records.looks), "1" in scene.told) == (1, True)
+def test_a_mark_that_is_there_no_more_when_its_turn_comes_is_set_again(
+    dispatcher: LookingDispatcher,
+) -> None:
+    dispatcher.records.removes = 1
+    dispatcher.ask("1")
+    dispatcher.world.run(LIMIT + 5)
+    assert (len(dispatcher.records.looks), "1" in dispatcher.told) == (1, True)
 
 
-def test_after_an_outage_a_look_goes_back_by_as_long_for_a_minute(scene: Scene) -> None:
-    assert scene.back("before") == pytest.approx(BACK, abs=1)
-    scene.cut(200.0)
-    assert scene.back("soon after") == pytest.approx(BACK + 200, abs=1)
-    scene.world.run(60.0)
-    assert scene.back("long after") == pytest.approx(BACK, abs=1)
+def test_after_an_outage_a_look_goes_back_by_as_long_for_a_minute(
+    dispatcher: LookingDispatcher,
+) -> None:
+    assert dispatcher.back("before") == pytest.approx(BACK, abs=1)
+    dispatcher.cut(200.0)
+    assert dispatcher.back("soon after") == pytest.approx(BACK + 200, abs=1)
+    dispatcher.world.run(60.0)
+    assert dispatcher.back("long after") == pytest.approx(BACK, abs=1)
 
 
-def test_a_short_outage_soon_after_a_long_one_hides_it_not(scene: Scene) -> None:
-    begun = scene.world.now
-    scene.cut(200.0)
-    scene.world.run(20.0)
-    scene.cut(1.0)
-    outages = scene.world.now - begun
-    assert scene.back("after both") == pytest.approx(BACK + outages, abs=1)
+def test_a_short_outage_soon_after_a_long_one_hides_it_not(dispatcher: LookingDispatcher) -> None:
+    begun = dispatcher.world.now
+    dispatcher.cut(200.0)
+    dispatcher.world.run(20.0)
+    dispatcher.cut(1.0)
+    outages = dispatcher.world.now - begun
+    assert dispatcher.back("after both") == pytest.approx(BACK + outages, abs=1)
 
 
-def test_one_look_goes_back_for_as_long_as_is_asked_but_not_for_ever(scene: Scene) -> None:
+def test_one_look_goes_back_for_as_long_as_is_asked_but_not_for_ever(
+    dispatcher: LookingDispatcher,
+) -> None:
     asked = {"short": (1.0, BACK), "long": (120.0, 120.0), "endless": (1e9, MOST_BACK)}
     for name, (since, back) in asked.items():
-        assert scene.back(name, since=since) == pytest.approx(back, abs=1)
-        assert scene.back(f"after {name}") == pytest.approx(BACK, abs=1)
+        assert dispatcher.back(name, since=since) == pytest.approx(back, abs=1)
+        assert dispatcher.back(f"after {name}") == pytest.approx(BACK, abs=1)
 
 
 def test_what_has_to_wait_for_the_next_look_is_looked_for_from_before_it_was_asked(
-    scene: Scene,
+    dispatcher: LookingDispatcher,
 ) -> None:
-    scene.records.batches, scene.records.pace = 20, LIMIT / 2
-    scene.ask("1")
-    scene.cut(50.0)
-    scene.ask("2")
-    asked = scene.world.now
-    scene.world.run(20 * LIMIT)
-    _, (began, back) = scene.records.looks
+    dispatcher.records.batches, dispatcher.records.pace = 20, LIMIT / 2
+    dispatcher.ask("1")
+    dispatcher.cut(50.0)
+    dispatcher.ask("2")
+    asked = dispatcher.world.now
+    dispatcher.world.run(20 * LIMIT)
+    _, (began, back) = dispatcher.records.looks
     assert began - asked > BACK
     assert back == pytest.approx(began - asked + BACK + 50, abs=1)

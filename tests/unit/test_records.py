@@ -18,7 +18,8 @@ from maniple.messages import (
     TaskAccepted,
     TaskRunning,
 )
-from maniple_runtime.control.messages import AgentId, Incarnation
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
 from maniple_runtime.events import AgentFailed
 from maniple_runtime.records import (
     Entry,

@@ -61,7 +61,7 @@ ADMITTED = TaskAdmitted(id="1", capability="a.task")
 RUNNING = TaskRunning(id="1", capability="a.task", attempt=1, agent="a", started_at=NOW)
 
 
-class Scene:
+class DispatcherWithRecord:
     """A task that is delivered again."""
 
     def __init__(self, record: Record | None) -> None:
@@ -117,30 +117,30 @@ LIMITED = Resolved.from_policies(policy("rate_limit", {"limit": 1, "period": 60}
 def test_what_has_no_record_is_as_new_where_one_is_written_before_it_leaves(
     before: Redelivery, resolved: Resolved, becomes: Redelivery
 ) -> None:
-    assert Scene(None).submitted(before, resolved) is becomes
+    assert DispatcherWithRecord(None).submitted(before, resolved) is becomes
 
 
 @pytest.mark.parametrize("before", [Redelivery.DELIVERED, Redelivery.BOTH])
 def test_what_was_charged_is_not_charged_again(before: Redelivery) -> None:
-    assert Scene(ADMITTED).submitted(before, LIMITED) is Redelivery.DELIVERED
+    assert DispatcherWithRecord(ADMITTED).submitted(before, LIMITED) is Redelivery.DELIVERED
 
 
 @pytest.mark.parametrize("before", [Redelivery.DELIVERED, Redelivery.BOTH])
 def test_what_waited_and_had_yet_to_pay_has_to_pay(before: Redelivery) -> None:
     owing = TaskAdmitted(id="1", capability="a.task", owing=True)
-    assert Scene(owing).submitted(before, LIMITED) is Redelivery.BOTH
+    assert DispatcherWithRecord(owing).submitted(before, LIMITED) is Redelivery.BOTH
 
 
 def test_what_has_ended_is_not_admitted() -> None:
-    assert Scene(ended("1")).submitted(Redelivery.DELIVERED, LIMITED) is None
+    assert DispatcherWithRecord(ended("1")).submitted(Redelivery.DELIVERED, LIMITED) is None
 
 
 @pytest.mark.parametrize("found", [None, ADMITTED], ids=["nothing", "admitted"])
 async def test_what_has_no_end_goes_onward(found: Record | None) -> None:
-    scene = Scene(found)
-    await scene.comes()
-    assert (scene.known.asked, scene.onward) == ([KEY], ["1"])
-    assert (scene.delivery.acked, scene.answers) == (0, [])
+    dispatcher = DispatcherWithRecord(found)
+    await dispatcher.comes()
+    assert (dispatcher.known.asked, dispatcher.onward) == ([KEY], ["1"])
+    assert (dispatcher.delivery.acked, dispatcher.answers) == (0, [])
 
 
 @pytest.mark.parametrize("reply_to", ["theirs", None])
@@ -149,10 +149,10 @@ async def test_what_has_ended_is_answered_once_more_and_settled(
     status: Status, reply_to: str | None
 ) -> None:
     end = ended("1", status)
-    scene = Scene(end)
-    await scene.comes(reply_to=reply_to)
-    assert (scene.onward, scene.delivery.acked) == ([], 1)
-    assert scene.answers == ([end] if reply_to else [])
+    dispatcher = DispatcherWithRecord(end)
+    await dispatcher.comes(reply_to=reply_to)
+    assert (dispatcher.onward, dispatcher.delivery.acked) == ([], 1)
+    assert dispatcher.answers == ([end] if reply_to else [])
 
 
 OTHERS = replace(ended("1"), capability="another.task")
@@ -160,14 +160,14 @@ BAD = Failure(code=ErrorCode.UNKNOWN_FIELD, message="no such field")
 
 
 async def test_the_end_of_another_capability_under_the_same_id_is_not_its_end() -> None:
-    scene = Scene(OTHERS)
-    await scene.comes()
-    assert (scene.onward, scene.delivery.acked, scene.answers) == (["1"], 0, [])
+    dispatcher = DispatcherWithRecord(OTHERS)
+    await dispatcher.comes()
+    assert (dispatcher.onward, dispatcher.delivery.acked, dispatcher.answers) == (["1"], 0, [])
 
 
 @pytest.mark.parametrize("before", [Redelivery.DELIVERED, Redelivery.BOTH])
 def test_beside_the_end_of_another_capability_it_is_not_known_to_be_new(before: Redelivery) -> None:
-    assert Scene(OTHERS).submitted(before, LIMITED) is Redelivery.DELIVERED
+    assert DispatcherWithRecord(OTHERS).submitted(before, LIMITED) is Redelivery.DELIVERED
 
 
 @pytest.mark.parametrize(
@@ -179,38 +179,38 @@ def test_beside_the_end_of_another_capability_it_is_not_known_to_be_new(before: 
     ids=["of its fallback", "of bad input"],
 )
 async def test_an_end_that_may_name_another_capability_is_its_own(end: Result) -> None:
-    scene = Scene(end)
-    await scene.comes()
-    assert (scene.onward, scene.delivery.acked, scene.answers) == ([], 1, [end])
+    dispatcher = DispatcherWithRecord(end)
+    await dispatcher.comes()
+    assert (dispatcher.onward, dispatcher.delivery.acked, dispatcher.answers) == ([], 1, [end])
 
 
 async def test_a_fallback_may_have_ended_as_what_it_is_instead_of() -> None:
-    scene = Scene(OTHERS)
-    await scene.comes(policies={"fallback/it": 1})
-    assert (scene.onward, scene.delivery.acked, scene.answers) == ([], 1, [OTHERS])
+    dispatcher = DispatcherWithRecord(OTHERS)
+    await dispatcher.comes(policies={"fallback/it": 1})
+    assert (dispatcher.onward, dispatcher.delivery.acked, dispatcher.answers) == ([], 1, [OTHERS])
 
 
 @pytest.mark.parametrize("record", [accepted("1"), RUNNING], ids=["accepted", "running"])
 async def test_what_is_in_its_lane_is_settled_unless_it_came_back_from_there(
     record: Record,
 ) -> None:
-    scene = Scene(record)
-    await scene.comes()
-    assert (scene.onward, scene.delivery.acked, scene.answers) == ([], 1, [])
-    back = Scene(record)
+    dispatcher = DispatcherWithRecord(record)
+    await dispatcher.comes()
+    assert (dispatcher.onward, dispatcher.delivery.acked, dispatcher.answers) == ([], 1, [])
+    back = DispatcherWithRecord(record)
     await back.comes(accepted=True)
     assert (back.onward, back.delivery.acked) == (["1"], 0)
 
 
 async def test_what_cannot_be_brought_onward_is_refused_to_the_broker() -> None:
-    scene = Scene(None)
-    source = Settlement(scene.delivery, 1)  # type: ignore[arg-type]  # a fake
+    dispatcher = DispatcherWithRecord(None)
+    source = Settlement(dispatcher.delivery, 1)  # type: ignore[arg-type]  # a fake
 
     def fails(*_: object) -> None:
         raise RuntimeError
 
-    scene.again.on_returned_task(envelope("1"), source, fails)
-    assert (scene.delivery.acked, scene.delivery.rejected) == (0, 1)
+    dispatcher.again.on_returned_task(envelope("1"), source, fails)
+    assert (dispatcher.delivery.acked, dispatcher.delivery.rejected) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -222,10 +222,12 @@ async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_it
     found: Record | None,
 ) -> None:
     known = Known(found)
-    scene = PipelineWithFakes([], None, lookups=known)
+    dispatcher = PipelineWithFakes([], None, lookups=known)
     task = envelope("1", again=True, waits=1, reply_to="theirs", deadline=NOW)
-    await scene.bring_back(replace(task, submitted_at=NOW - HOUR))
-    results = [one for m in scene.publisher.to("maniple.results") for one in decode_results(m.body)]
+    await dispatcher.bring_back(replace(task, submitted_at=NOW - HOUR))
+    results = [
+        one for m in dispatcher.publisher.to("maniple.results") for one in decode_results(m.body)
+    ]
     expires = found is None
     assert [one.status for one in results] == [Status.EXPIRED] * expires
     assert known.since == HOUR.total_seconds()
@@ -233,9 +235,9 @@ async def test_one_of_two_expires_only_if_the_other_has_not_ended_nor_come_to_it
 
 async def test_what_waited_alone_expires_without_being_looked_up() -> None:
     known = Known(ended("1"))
-    scene = PipelineWithFakes([], None, lookups=known)
-    await scene.bring_back(envelope("1", waits=1, deadline=NOW))
-    assert (known.asked, len(scene.publisher.to("maniple.results"))) == ([], 1)
+    dispatcher = PipelineWithFakes([], None, lookups=known)
+    await dispatcher.bring_back(envelope("1", waits=1, deadline=NOW))
+    assert (known.asked, len(dispatcher.publisher.to("maniple.results"))) == ([], 1)
 
 
 async def found(
@@ -313,16 +315,18 @@ async def test_ids_of_all_lengths_are_found_and_what_is_longer_costs_nothing() -
 async def test_what_came_again_and_is_over_before_it_can_wait_is_looked_up_when_it_comes_back(
     *, again: bool
 ) -> None:
-    scene = PipelineWithFakes((), None, lookups=Known(ended("1")))
+    dispatcher = PipelineWithFakes((), None, lookups=Known(ended("1")))
     task = replace(envelope("1"), again=again, deadline=NOW - HOUR)
     source = Settlement(Delivery(), 1)  # type: ignore[arg-type]  # a fake
-    scene.lanes.hold(task, source, Waiting.NO_AGENT)
-    await scene.drain()
-    waits = scene.tasks(DELAY.name)
+    dispatcher.lanes.hold(task, source, Waiting.NO_AGENT)
+    await dispatcher.drain()
+    waits = dispatcher.tasks(DELAY.name)
     assert [one.id for one in waits] == (["1"] if again else [])
     for one in waits:
-        await scene.bring_back(one)
-    expired = [r.status for m in scene.publisher.to(RESULTS.name) for r in decode_results(m.body)]
+        await dispatcher.bring_back(one)
+    expired = [
+        r.status for m in dispatcher.publisher.to(RESULTS.name) for r in decode_results(m.body)
+    ]
     assert expired == ([] if again else [Status.EXPIRED])
 
 
@@ -332,16 +336,16 @@ async def test_what_would_expire_in_its_queue_is_on_record_before_it_leaves(
     before: Redelivery, *, expires: bool
 ) -> None:
     """Or what expires there, and has no record, might be running."""
-    scene = PipelineWithFakes((), None)
-    brought = scene.bring(envelope("1"), before, expires=expires)
-    recorded = [message.type for message in scene.publisher.to(RESULTS.name)]
-    assert (recorded, scene.tasks(LANES.name)) == ([], [])
-    await scene.drain()
-    recorded = [message.type for message in scene.publisher.to(RESULTS.name)]
+    dispatcher = PipelineWithFakes((), None)
+    brought = dispatcher.bring(envelope("1"), before, expires=expires)
+    recorded = [message.type for message in dispatcher.publisher.to(RESULTS.name)]
+    assert (recorded, dispatcher.tasks(LANES.name)) == ([], [])
+    await dispatcher.drain()
+    recorded = [message.type for message in dispatcher.publisher.to(RESULTS.name)]
     assert recorded == ([ADMITTED_TYPE] if expires else [])
-    assert [one.id for one in scene.tasks(LANES.name)] == ["1"]
+    assert [one.id for one in dispatcher.tasks(LANES.name)] == ["1"]
     assert brought.acked == 1
-    gone = scene.bring(envelope("2"), before, expires=expires)
+    gone = dispatcher.bring(envelope("2"), before, expires=expires)
     gone.alive = False  # its queue has it again, and it may have expired by now
-    await scene.drain()
-    assert ("2" in [one.id for one in scene.tasks(LANES.name)]) is not expires
+    await dispatcher.drain()
+    assert ("2" in [one.id for one in dispatcher.tasks(LANES.name)]) is not expires

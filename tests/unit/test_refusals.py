@@ -20,7 +20,7 @@ ALIVE = TaskKey("default", "alive")
 
 
 @pytest.fixture
-def scene() -> Ingress:
+def ingress() -> Ingress:
     return Ingress()
 
 
@@ -46,53 +46,53 @@ BAD: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", BAD)
 async def test_bad_input_under_the_id_of_a_task_that_runs_does_not_end_it(
-    scene: Ingress, name: str
+    ingress: Ingress, name: str
 ) -> None:
     body, properties = BAD[name]
-    await scene.take(body, **properties)
-    (record,) = scene.recorded
+    await ingress.take(body, **properties)
+    (record,) = ingress.recorded
     told: Any = record.error and record.error.detail
     assert (record.status, is_refusal(record.id), told["id"]) == ("rejected", True, "alive")
-    answers = [(one.id, one.error) for one in scene.answered]
+    answers = [(one.id, one.error) for one in ingress.answered]
     assert answers == ([] if "reply_to" in properties else [("alive", record.error)])
 
 
 async def test_of_an_id_that_stands_twice_the_first_runs_and_the_second_ends_nothing(
-    scene: Ingress,
+    ingress: Ingress,
 ) -> None:
-    await scene.take([{"id": "alive"}, {"id": "alive"}, {"id": "other"}])
-    assert scene.admitted == ["alive", "other"]
-    (record,) = scene.recorded
+    await ingress.take([{"id": "alive"}, {"id": "alive"}, {"id": "other"}])
+    assert ingress.admitted == ["alive", "other"]
+    (record,) = ingress.recorded
     assert (record.id, record.status) == (refusal_id(MESSAGE, 1), "rejected")
     assert record.error is not None
     assert record.error.detail == {"id": "alive", "message_id": MESSAGE, "position": 1}
-    assert scene.answered == [record]  # by that id it would be taken for the first one's end
+    assert ingress.answered == [record]  # by that id it would be taken for the first one's end
 
 
-async def test_a_bad_member_does_not_take_its_id_from_a_good_one(scene: Ingress) -> None:
-    await scene.take([{"id": "alive", "sealed": 1}, {"id": "alive", "x": 1}, {"id": "alive"}])
-    assert scene.admitted == ["alive"]
+async def test_a_bad_member_does_not_take_its_id_from_a_good_one(ingress: Ingress) -> None:
+    await ingress.take([{"id": "alive", "sealed": 1}, {"id": "alive", "x": 1}, {"id": "alive"}])
+    assert ingress.admitted == ["alive"]
     own = [refusal_id(MESSAGE, 0), refusal_id(MESSAGE, 1)]
-    assert sorted(one.id for one in scene.recorded) == sorted(own)
-    assert sorted(one.id for one in scene.answered) == sorted(own)
+    assert sorted(one.id for one in ingress.recorded) == sorted(own)
+    assert sorted(one.id for one in ingress.answered) == sorted(own)
 
 
-async def test_a_reader_who_keeps_the_first_end_keeps_that_of_the_task(scene: Ingress) -> None:
+async def test_a_reader_who_keeps_the_first_end_keeps_that_of_the_task(ingress: Ingress) -> None:
     for body, properties in BAD.values():
-        await scene.take(body, **properties)
-    await scene.take([{"id": "alive"}, {"id": "alive"}])
+        await ingress.take(body, **properties)
+    await ingress.take([{"id": "alive"}, {"id": "alive"}])
     end = Result(id="alive", capability="text.stats", status=Status.SUCCEEDED)
     reader = FirstWins()
-    for offset, record in enumerate([*scene.recorded, end]):
+    for offset, record in enumerate([*ingress.recorded, end]):
         reader.take(Entry(Position(offset), record))
     fate = reader.get(ALIVE)
     assert fate is not None
     assert [one.ending.status for one in fate.ends] == ["succeeded"]
 
 
-async def test_what_stands_in_a_refusal_beside_the_id_is_still_there(scene: Ingress) -> None:
-    await scene.take([{}, {"colour": 1}])
-    (record,) = scene.recorded
+async def test_what_stands_in_a_refusal_beside_the_id_is_still_there(ingress: Ingress) -> None:
+    await ingress.take([{}, {"colour": 1}])
+    (record,) = ingress.recorded
     assert record.error is not None
     assert record.error.detail == {
         "field": "colour",
@@ -102,12 +102,12 @@ async def test_what_stands_in_a_refusal_beside_the_id_is_still_there(scene: Ingr
     }
 
 
-async def test_no_task_can_have_the_id_of_a_refusal(scene: Ingress) -> None:
+async def test_no_task_can_have_the_id_of_a_refusal(ingress: Ingress) -> None:
     theirs = refusal_id(MESSAGE, None)
-    await scene.take({"id": theirs})
-    assert not scene.admitted
-    await scene.take({}, message_id=theirs)
-    (made,) = scene.admitted
+    await ingress.take({"id": theirs})
+    assert not ingress.admitted
+    await ingress.take({}, message_id=theirs)
+    (made,) = ingress.admitted
     assert not is_refusal(made)
 
 
@@ -123,10 +123,10 @@ def test_a_refusal_has_its_own_identity_and_the_same_when_made_again(
     assert first != refusal_of(Refused(refused.error, position=1000), come, str).record.id
 
 
-async def test_a_sender_without_any_id_is_told_by_that_of_the_refusal(scene: Ingress) -> None:
-    await scene.take({"colour": 1}, message_id=None)
-    (record,) = scene.recorded
-    assert scene.answered == [record]
+async def test_a_sender_without_any_id_is_told_by_that_of_the_refusal(ingress: Ingress) -> None:
+    await ingress.take({"colour": 1}, message_id=None)
+    (record,) = ingress.recorded
+    assert ingress.answered == [record]
     failure = record.error
     assert isinstance(failure, Failure)
     assert failure.detail == {"field": "colour"}

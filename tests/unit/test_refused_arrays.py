@@ -33,17 +33,17 @@ MANY: dict[str, list[Any]] = {
 
 
 @pytest.fixture
-def scene() -> Ingress:
+def ingress() -> Ingress:
     return Ingress()
 
 
 @pytest.mark.parametrize("name", MANY)
 async def test_an_array_with_many_bad_members_is_refused_as_a_whole(
-    scene: Ingress, name: str
+    ingress: Ingress, name: str
 ) -> None:
-    await scene.take(MANY[name])
-    assert scene.admitted == []
-    (record,), (answer,), (kept,) = scene.recorded, scene.answered, scene.kept
+    await ingress.take(MANY[name])
+    assert ingress.admitted == []
+    (record,), (answer,), (kept,) = ingress.recorded, ingress.answered, ingress.kept
     assert (record.id, answer.id) == (refusal_id(MESSAGE, None), MESSAGE)
     assert (answer.status, answer.error) == ("rejected", record.error)
     assert answer.error is not None
@@ -56,23 +56,23 @@ async def test_an_array_with_many_bad_members_is_refused_as_a_whole(
 
 
 async def test_what_is_refused_as_a_whole_makes_room_for_others() -> None:
-    scene, delivery = Ingress(), Submission(MANY["unknown fields"])
-    scene.submissions.on_submission(delivery)  # type: ignore[arg-type]  # a fake
-    await scene.drain()
+    ingress, delivery = Ingress(), Submission(MANY["unknown fields"])
+    ingress.submissions.on_submission(delivery)  # type: ignore[arg-type]  # a fake
+    await ingress.drain()
     assert delivery.weight == len(delivery.body) + TASK_BYTES
 
 
 async def test_up_to_twenty_are_refused_one_by_one_and_their_bytes_kept_together(
-    scene: Ingress,
+    ingress: Ingress,
 ) -> None:
     bad = [{"x": n} for n in range(MOST - 1)]
-    await scene.take([*bad, {}, {"ttl": "soon"}])
-    assert len(scene.admitted) == 1
+    await ingress.take([*bad, {}, {"ttl": "soon"}])
+    assert len(ingress.admitted) == 1
     positions = [*range(MOST - 1), MOST]
     own = sorted(refusal_id(MESSAGE, position) for position in positions)
-    assert sorted(one.id for one in scene.recorded) == own
-    assert len(scene.answered) == MOST
-    alike, alone = sorted(scene.kept, key=lambda one: -len(one.body))
+    assert sorted(one.id for one in ingress.recorded) == own
+    assert len(ingress.answered) == MOST
+    alike, alone = sorted(ingress.kept, key=lambda one: -len(one.body))
     assert json.loads(alike.body) == bad
     assert alike.headers is not None
     assert alike.headers["positions"] == ",".join(map(str, range(MOST - 1)))
@@ -89,58 +89,58 @@ NO_SHAPE: dict[str, dict[str, Any]] = {
 }
 
 
-def ceilings(scene: Ingress) -> None:
+def ceilings(ingress: Ingress) -> None:
     """Put ceilings over `text.slow`."""
     low = Resolved(most_timeout=CEILING, most_ttl=CEILING, most_attempts=CEILING)
     policies: Any = SimpleNamespace(resolve=lambda c, *_: low if c == "text.slow" else Resolved())
-    scene.submissions._policies = policies
+    ingress.submissions._policies = policies
 
 
 @pytest.mark.parametrize("name", NO_SHAPE)
 async def test_what_a_policy_or_the_time_refuses_costs_no_other_in_its_array(
-    scene: Ingress, name: str
+    ingress: Ingress, name: str
 ) -> None:
     """The SDK puts tasks into one array that know nothing of each other."""
-    ceilings(scene)
+    ceilings(ingress)
     late = [{"capability": "text.slow", "id": f"late-{n}", **NO_SHAPE[name]} for n in range(100)]
     good = [{"capability": "text.good", "id": f"good-{n}", "ttl": 9} for n in range(100)]
     few = [{"id": f"few-{n}", "x": 1} for n in range(MOST)]
-    await scene.take([*late, *few, *good], routing_key="batch")
-    assert scene.admitted == [one["id"] for one in good]
-    assert {one.id for one in scene.answered} == {one["id"] for one in [*late, *few]}
-    assert len(scene.kept) <= 2 + (name == "past deadlines")
+    await ingress.take([*late, *few, *good], routing_key="batch")
+    assert ingress.admitted == [one["id"] for one in good]
+    assert {one.id for one in ingress.answered} == {one["id"] for one in [*late, *few]}
+    assert len(ingress.kept) <= 2 + (name == "past deadlines")
 
 
 @pytest.mark.parametrize("name", NO_SHAPE)
 async def test_of_what_a_policy_or_the_time_refuses_each_is_answered(
-    scene: Ingress, name: str
+    ingress: Ingress, name: str
 ) -> None:
     """Who sent it waits for that, and could not know."""
-    ceilings(scene)
+    ceilings(ingress)
     ids = [f"late-{n}" for n in range(MAX_TASKS)]
-    await scene.take([{"id": one, **NO_SHAPE[name]} for one in ids], routing_key="text.slow")
-    assert [one.id for one in scene.answered] == ids
+    await ingress.take([{"id": one, **NO_SHAPE[name]} for one in ids], routing_key="text.slow")
+    assert [one.id for one in ingress.answered] == ids
 
 
 @pytest.mark.parametrize("before", [False, True])
 async def test_which_id_stands_twice_is_no_matter_of_policies(
-    scene: Ingress, *, before: bool
+    ingress: Ingress, *, before: bool
 ) -> None:
-    ceilings(scene)
+    ceilings(ingress)
     twice = {"capability": "text.slow", "id": "a", "ttl": 9}
     tasks = [twice | {"timeout": 100}, twice]
-    await scene.take(tasks, routing_key="batch", redelivered=before)
-    assert scene.admitted == (["a"] if before else [])
-    assert [one.id for one in scene.answered if one.id != "a"] == [refusal_id(MESSAGE, 1)]
+    await ingress.take(tasks, routing_key="batch", redelivered=before)
+    assert ingress.admitted == (["a"] if before else [])
+    assert [one.id for one in ingress.answered if one.id != "a"] == [refusal_id(MESSAGE, 1)]
 
 
-async def test_refusals_are_recorded_together_whatever_names_they_bear(scene: Ingress) -> None:
+async def test_refusals_are_recorded_together_whatever_names_they_bear(ingress: Ingress) -> None:
     for number in range(50):
         delivery: Any = Submission({"x": 1}, routing_key=f"invented.x{number}", message_id=None)
-        scene.submissions.on_submission(delivery)
-    await scene.drain()
-    assert len(scene.recorded) == 50
-    assert len(scene.publisher.to("maniple.results")) == 1
+        ingress.submissions.on_submission(delivery)
+    await ingress.drain()
+    assert len(ingress.recorded) == 50
+    assert len(ingress.publisher.to("maniple.results")) == 1
 
 
 AGAIN: dict[str, dict[str, Any]] = {
@@ -152,26 +152,26 @@ AGAIN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", AGAIN)
 async def test_of_what_may_have_been_taken_before_the_good_ones_go_on(
-    scene: Ingress, name: str
+    ingress: Ingress, name: str
 ) -> None:
-    await scene.take([{"x": 1}] * 500 + [{"id": "good"}], **AGAIN[name])
-    assert scene.admitted == ["good"]
-    (record,) = scene.recorded
-    assert scene.answered == [record]  # by the message's id it would be taken for the end of all
+    await ingress.take([{"x": 1}] * 500 + [{"id": "good"}], **AGAIN[name])
+    assert ingress.admitted == ["good"]
+    (record,) = ingress.recorded
+    assert ingress.answered == [record]  # by the message's id it would be taken for the end of all
     assert record.id == refusal_id(MESSAGE, None)
     assert record.error is not None
     assert record.error.message.startswith("500 members are bad, and the others go on")
 
 
 async def test_of_good_tasks_over_which_a_dispatcher_fails_each_is_answered(
-    scene: Ingress, monkeypatch: pytest.MonkeyPatch
+    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(scene.submissions, "_onward", broken)
-    await scene.take([{"id": f"task-{n}"} for n in range(MAX_TASKS)])
-    assert [one.id for one in scene.answered] == [f"task-{n}" for n in range(MAX_TASKS)]
+    monkeypatch.setattr(ingress.submissions, "_onward", broken)
+    await ingress.take([{"id": f"task-{n}"} for n in range(MAX_TASKS)])
+    assert [one.id for one in ingress.answered] == [f"task-{n}" for n in range(MAX_TASKS)]
 
 
 MIXED = [{"x": 1}] * 500 + [{"id": "good"}, {"id": "late", "deadline": "2200-01-01T00:00:00Z"}]
@@ -179,11 +179,11 @@ MIXED = [{"x": 1}] * 500 + [{"id": "good"}, {"id": "late", "deadline": "2200-01-
 
 @pytest.mark.parametrize("name", ["delivered again", "both"])
 async def test_an_array_that_was_refused_as_a_whole_stays_refused(
-    scene: Ingress, name: str
+    ingress: Ingress, name: str
 ) -> None:
     """Whoever refused it may have died before the acknowledgement."""
-    await scene.take(MIXED)
-    (record,), (answer,) = scene.recorded, scene.answered
+    await ingress.take(MIXED)
+    (record,), (answer,) = ingress.recorded, ingress.answered
     later = Ingress(known=record)
     await later.take(MIXED, **AGAIN[name])
     assert later.records.asked == [TaskKey("default", refusal_id(MESSAGE, None))]
@@ -194,11 +194,11 @@ async def test_an_array_that_was_refused_as_a_whole_stays_refused(
     assert [json.loads(one.body) for one in later.kept] == [MIXED]
 
 
-async def test_what_else_is_on_record_of_its_message_refuses_no_array(scene: Ingress) -> None:
+async def test_what_else_is_on_record_of_its_message_refuses_no_array(ingress: Ingress) -> None:
     """Its bad members alone, as it came again; or another message under the same id."""
-    await scene.take(MIXED, redelivered=True)
-    assert scene.admitted == ["good"]
-    (told,) = [one for one in scene.recorded if one.id == refusal_id(MESSAGE, None)]
+    await ingress.take(MIXED, redelivered=True)
+    assert ingress.admitted == ["good"]
+    (told,) = [one for one in ingress.recorded if one.id == refusal_id(MESSAGE, None)]
     other = Ingress()
     await other.take([{"y": 1}] * 500)
     for known in (told, *other.recorded):
@@ -210,22 +210,22 @@ async def test_what_else_is_on_record_of_its_message_refuses_no_array(scene: Ing
 async def test_that_an_array_is_refused_is_on_record_before_its_sender_is_told() -> None:
     publisher = FakePublisher()
     publisher.silent = {"maniple.refused"}
-    scene, delivery = Ingress(publisher), Submission(MIXED)
-    scene.submissions.on_submission(delivery)  # type: ignore[arg-type]  # a fake
-    await wait_until(lambda: bool(scene.kept))
+    ingress, delivery = Ingress(publisher), Submission(MIXED)
+    ingress.submissions.on_submission(delivery)  # type: ignore[arg-type]  # a fake
+    await wait_until(lambda: bool(ingress.kept))
     await asyncio.sleep(0.05)
-    assert (scene.answered, delivery.acked) == ([], 0)
+    assert (ingress.answered, delivery.acked) == ([], 0)
     publisher.freed.set()
     await wait_until(lambda: bool(delivery.acked))
-    assert [one.id for one in scene.answered] == [MESSAGE]
+    assert [one.id for one in ingress.answered] == [MESSAGE]
 
 
 async def test_of_an_array_that_is_another_dispatchers_nothing_is_told() -> None:
-    scene, delivery = Ingress(), Submission(MIXED)
+    ingress, delivery = Ingress(), Submission(MIXED)
     delivery.alive = False
-    scene.submissions.on_submission(delivery)  # type: ignore[arg-type]  # a fake
-    await scene.drain()
-    assert (scene.recorded, scene.answered) == ([], [])
+    ingress.submissions.on_submission(delivery)  # type: ignore[arg-type]  # a fake
+    await ingress.drain()
+    assert (ingress.recorded, ingress.answered) == ([], [])
     assert (delivery.acked, delivery.rejected) == (0, 0)
 
 
@@ -240,34 +240,34 @@ def test_no_more_is_decoded_than_is_told() -> None:
 async def test_who_floods_and_reads_no_answers_holds_up_nothing_but_a_few() -> None:
     publisher = FakePublisher()
     publisher.silent = {"theirs"}
-    scene = Ingress(publisher)
+    ingress = Ingress(publisher)
     sent: list[Any] = [Submission({"x": 1}, message_id=None) for _ in range(2000)]
     for delivery in sent:
-        scene.submissions.on_submission(delivery)
+        ingress.submissions.on_submission(delivery)
     await wait_until(lambda: sum(one.acked for one in sent) == len(sent) - OFFERS)
     publisher.freed.set()
-    await scene.drain()
+    await ingress.drain()
     assert sum(one.acked for one in sent) == len(sent)
     most = OFFERED_BYTES_OF_PLACE // 1024 + OFFERS
-    assert OFFERS < len(scene.answered) < most
-    assert len(scene.recorded) == len(sent)
+    assert OFFERS < len(ingress.answered) < most
+    assert len(ingress.recorded) == len(sent)
     again: Any = Submission({"x": 1}, message_id="later")
-    scene.submissions.on_submission(again)
-    await scene.drain()
-    assert scene.answered[-1].id == "later"
+    ingress.submissions.on_submission(again)
+    await ingress.drain()
+    assert ingress.answered[-1].id == "later"
 
 
 async def test_a_flooded_address_costs_no_other_its_answers() -> None:
     publisher = FakePublisher()
     publisher.silent = {"theirs"}
-    scene = Ingress(publisher)
+    ingress = Ingress(publisher)
     for _ in range(2000):
         flood: Any = Submission({"x": 1}, message_id=None)
-        scene.submissions.on_submission(flood)
+        ingress.submissions.on_submission(flood)
     innocent: Any = Submission({"x": 1}, reply_to="another", message_id="mine")
-    scene.submissions.on_submission(innocent)
+    ingress.submissions.on_submission(innocent)
     await wait_until(lambda: bool(innocent.acked))
     (answer,) = [one for one in publisher.to("") if one.routing_key == "another"]
     assert b'"mine"' in answer.body
     publisher.freed.set()
-    await scene.drain()
+    await ingress.drain()

@@ -19,13 +19,9 @@ from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_registry.outbox import Outbox, OutboxPlane
 from maniple_runtime.consul.client import Consul
-from maniple_runtime.control.messages import (
-    AgentDescription,
-    AgentId,
-    Heartbeat,
-    Incarnation,
-    Request,
-)
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentDescription, Heartbeat, Request
 from maniple_runtime.events import AgentFailed
 from maniple_runtime.telemetry import Metrics
 

@@ -33,7 +33,8 @@ from maniple_registry.domain.clock_skew import (
 )
 from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
-from maniple_runtime.control.messages import ALL_AGENTS, AgentDescription, Command, Request, Time
+from maniple_runtime.control.messages import AgentDescription, Command, Request, Time
+from maniple_runtime.control.routing_keys import ALL_AGENTS
 from maniple_runtime.health import Health
 from maniple_runtime.telemetry import Metrics
 from registry_values import NOW, beat

@@ -19,7 +19,8 @@ from maniple_registry.domain.agents import Agents
 from maniple_registry.handlers import FAILED_PAGE, UNSHOWN, RegistryHandlers
 from maniple_registry.hearing_clock import HearingClock
 from maniple_runtime.control.amqp_messages import IncomingMessage
-from maniple_runtime.control.messages import AgentDescription, Incarnation, Request, Response
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentDescription, Request, Response
 from maniple_runtime.control.requests import answer
 from maniple_runtime.events import AgentFailed
 from maniple_runtime.listing import Ask, all_agents, pages

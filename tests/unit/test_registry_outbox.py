@@ -9,7 +9,9 @@ import structlog
 
 from maniple.errors import PublishRefused
 from maniple_registry.outbox import WINDOW, Outbox
-from maniple_runtime.control.messages import AgentId, Announce, Command, Incarnation
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import Announce, Command
 from maniple_runtime.events import AgentEvent, AgentFailed
 from waiting import wait_until
 
@@ -66,7 +68,7 @@ async def test_events_that_the_broker_keeps_refusing_hold_up_neither_commands_no
         await wait_until(lambda: plane.commanded == ["a1", "a2"])
 
 
-async def test_letters_that_cannot_be_written_are_dropped_and_the_others_go_on() -> None:
+async def test_messages_that_cannot_be_written_are_dropped_and_the_others_go_on() -> None:
     async with outbox() as (made, plane, task):
         made.tell("long", Announce())
         made.post(failed("long"))
@@ -76,7 +78,7 @@ async def test_letters_that_cannot_be_written_are_dropped_and_the_others_go_on()
         assert not task.done()
 
 
-async def test_letters_go_in_order_of_posting() -> None:
+async def test_messages_go_in_order_of_posting() -> None:
     async with outbox() as (made, plane, _):
         names = [f"a{number}" for number in range(3 * WINDOW)]
         for name in names:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from maniple.timings import Bounds, Standby
 from maniple_registry.domain.agent_record import AgentRecord, AgentState
 from maniple_registry.domain.pending_actions import Evict, PendingActions, Tell
-from maniple_runtime.control.messages import AgentId, Announce, Heartbeat, Incarnation, Reconnect
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import Announce, Heartbeat, Reconnect
 from maniple_runtime.events import AgentFailed
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)

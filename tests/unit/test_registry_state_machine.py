@@ -15,12 +15,8 @@ from maniple_registry.domain.state_machine import (
     tick,
 )
 from maniple_registry.domain.transitions import TRANSITIONS
-from maniple_runtime.control.messages import (
-    AgentPhase,
-    Announce,
-    Incarnation,
-    Retire,
-)
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentPhase, Announce, Retire
 from maniple_runtime.events import AgentFailed
 from paths import ROOT
 from registry_values import BOUNDS, DESCRIPTION, NOW, active, at, beat, keys, known

@@ -22,7 +22,8 @@ from maniple_registry.domain.agent_record import (
 from maniple_registry.domain.stalled_consumers import look
 from maniple_registry.domain.state_machine import check, decide, learn, seed, tick
 from maniple_registry.domain.transitions import TRANSITIONS
-from maniple_runtime.control.messages import AgentDescription, AgentId, AgentPhase, Heartbeat
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.messages import AgentDescription, AgentPhase, Heartbeat
 from maniple_runtime.events import AgentFailed
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)

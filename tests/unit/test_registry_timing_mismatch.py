@@ -10,7 +10,9 @@ from maniple.timings import Bounds, Timings
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.timing_mismatch import Risk, misfit
 from maniple_registry.timing_watch import COMPONENT, TimingWatch
-from maniple_runtime.control.messages import AgentDescription, AgentTimings, Incarnation
+from maniple_runtime.control.agent_timings import AgentTimings
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentDescription
 from maniple_runtime.health import Health
 from maniple_runtime.metric_names import AGENTS_MISTIMED
 from maniple_runtime.telemetry import Metrics

@@ -135,7 +135,7 @@ async def test_replies_that_are_late_for_too_long_or_are_too_many_are_dropped_an
         world.outlet.drop_late_replies(taking=True)
     await world.report("to another", "other")
     assert world.done == dict.fromkeys([*map(str, range(TASKS)), "to another"], 1)
-    assert (world.dropped, world.outlet._under_way.kept) == (TASKS, 0)
+    assert (world.dropped, world.outlet._in_flight_replies.kept) == (TASKS, 0)
     await wait_until(lambda: world.outlet._replies.kept == 0)  # nothing of it is kept either
     world.publisher.freed.set()
     await world.outlet.drain_results()
@@ -154,11 +154,11 @@ async def test_large_replies_to_a_slow_queue_hold_up_their_tasks_and_none_is_dro
     world.outlet.drop_late_replies(taking=True)
     released = sum(world.done.values())
     assert 0 < released <= 6
-    assert world.outlet._under_way.kept <= replies.REPLY_BYTES + 2 * replies.BESIDES
+    assert world.outlet._in_flight_replies.kept <= replies.REPLY_BYTES + 2 * replies.BESIDES
     assert world.dropped == 0
     world.publisher.freed.set()
     await wait_until(lambda: sum(world.done.values()) == TASKS + 1)
-    assert (world.dropped, world.outlet._under_way.kept) == (0, 0)
+    assert (world.dropped, world.outlet._in_flight_replies.kept) == (0, 0)
 
 
 class Wire:

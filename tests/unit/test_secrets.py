@@ -11,7 +11,8 @@ from maniple.errors import ConfigurationError
 from maniple_agent.settings import AgentSettings
 from maniple_cli.commands import dev
 from maniple_registry.settings import RegistrySettings
-from maniple_runtime.settings import ServiceSettings, leave_no_secrets
+from maniple_runtime.secret_variables import leave_no_secrets
+from maniple_runtime.settings import ServiceSettings
 
 SECRET = "hunter2"  # noqa: S105 - of nothing
 URL = f"amqp://agent:{SECRET}@host/dev"

@@ -98,7 +98,7 @@ class Serving:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         Broker.silent, Broker.lives = set(), []
-        monkeypatch.setattr(connection_module, "_Broker", Broker)
+        monkeypatch.setattr(connection_module, "FastStreamBroker", Broker)
         self.told: list[frozenset[str]] = []
         url = "amqp://127.0.0.1:1/"
         self.connection = ControlConnection(url, name="c", on_silent=self.told.append, times=TIMES)

@@ -62,7 +62,7 @@ class Shelf:
         return 1, [CatalogEntry(key, self.kept[key], self.indices[key]) for key in keys]
 
 
-def fleet(name: str) -> Coordinator:
+def coordinator(name: str) -> Coordinator:
     made = Coordinator(name, LeaseOwner(lambda _: SPEC), 0.0)
     made.peers.heard(name, 0.0, ready=True)
     return made
@@ -89,7 +89,7 @@ def passes(of: Coordinator, now: float) -> bool:
 
 
 async def test_what_one_owned_another_knows_that_never_met_it() -> None:
-    shelf, first, second = Shelf(), fleet("one"), fleet("two")
+    shelf, first, second = Shelf(), coordinator("one"), coordinator("two")
     now = asyncio.get_running_loop().time()
     assert passes(first, now)
     first.owned.record_outcomes("lane", Ends(failed=3, failing=3), now)
@@ -100,7 +100,7 @@ async def test_what_one_owned_another_knows_that_never_met_it() -> None:
 
 
 async def test_a_consul_that_lets_nothing_be_deleted_is_read_once_and_written_to() -> None:
-    shelf, of = Shelf(), fleet("one")
+    shelf, of = Shelf(), coordinator("one")
     shelf.kept["maniple/dev/dispatchers/gone"] = b'{"at": 1}'
     shelf.forbids_deletes = True
     of.owned.bulkheads.recall(0.0, alone=True)
@@ -110,7 +110,7 @@ async def test_a_consul_that_lets_nothing_be_deleted_is_read_once_and_written_to
 
 
 async def test_who_owns_already_remembers_no_room_that_was_written_by_one_that_lives() -> None:
-    shelf, first, second = Shelf(), fleet("one"), fleet("two")
+    shelf, first, second = Shelf(), coordinator("one"), coordinator("two")
     now = asyncio.get_running_loop().time()
     for of in (first, second):
         of.owned.bulkheads.recall(now, alone=True)
@@ -129,7 +129,7 @@ async def test_two_that_are_called_the_same_lose_nothing_of_each_other() -> None
     shelf, now = Shelf(), asyncio.get_running_loop().time()
     keepers = []
     for lane in NAMES:
-        of = fleet(lane.decode())
+        of = coordinator(lane.decode())
         of.owned.record_outcomes(lane.decode(), Ends(failed=3, failing=3), now)
         keepers.append(asyncio.create_task(memory(shelf, "one", of).keep()))
     await wait_until(lambda: all(b'"%s"' % n in b"".join(shelf.kept.values()) for n in NAMES))
@@ -138,7 +138,7 @@ async def test_two_that_are_called_the_same_lose_nothing_of_each_other() -> None
 
 
 async def test_without_consul_or_with_rubbish_in_it_a_dispatcher_begins_with_full_buckets() -> None:
-    shelf, of = Shelf(), fleet("one")
+    shelf, of = Shelf(), coordinator("one")
     shelf.kept["maniple/dev/dispatchers/odd"] = b"no json"
     await memory(shelf, "one", of).load()
     shelf.away = True
@@ -149,7 +149,7 @@ async def test_without_consul_or_with_rubbish_in_it_a_dispatcher_begins_with_ful
 async def test_who_has_more_than_there_is_room_for_says_so_when_it_begins_and_when_it_ends() -> (
     None
 ):
-    shelf, of = Shelf(), fleet("one")
+    shelf, of = Shelf(), coordinator("one")
     keeper, now = memory(shelf, "one", of), asyncio.get_running_loop().time()
     lanes = tuple(f"{n}".ljust(128, "x") for n in range(1500))
     of.owned.bulkheads.take_slots("bulkhead/b", 10, 10, now)
@@ -172,7 +172,7 @@ async def test_who_has_more_than_there_is_room_for_says_so_when_it_begins_and_wh
 async def test_a_stop_goes_on_whatever_writing_fails_for_and_says_so(
     fails: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf, of = Shelf(), fleet("one")
+    shelf, of = Shelf(), coordinator("one")
 
     async def kv_put(*_: object, **__: object) -> bool:
         raise fails
@@ -185,13 +185,13 @@ async def test_a_stop_goes_on_whatever_writing_fails_for_and_says_so(
 
 
 async def test_who_stops_before_it_could_read_reads_first() -> None:
-    shelf, first, second = Shelf(), fleet("one"), fleet("two")
+    shelf, first, second = Shelf(), coordinator("one"), coordinator("two")
     now = asyncio.get_running_loop().time()
     assert passes(first, now)
     await memory(shelf, "one", first).write_now()
     assert passes(second, now)
     await memory(shelf, "one", second).write_now()
-    third = fleet("three")
+    third = coordinator("three")
     await memory(shelf, "one", third).load()
     assert not passes(third, now)
 

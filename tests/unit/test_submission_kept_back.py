@@ -30,7 +30,7 @@ SAID: dict[str, Any] = {"headers": {REPEATED_HEADER: "true"}}
 DELIVERED: dict[str, Any] = {"redelivered": True}
 
 
-class Scene:
+class FullDispatcher:
     """A dispatcher from its way in to its way out, without room anywhere."""
 
     def __init__(self) -> None:
@@ -50,10 +50,10 @@ class Scene:
             bulkheads=bulkhead_counts(),
         )
         of_nobody: Any = nothing
-        fleet: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))
+        coordinator: Any = SimpleNamespace(owned=LeaseOwner(lambda _: None))
         gate = Pipeline(
             self.lanes,
-            fleet,
+            coordinator,
             of_nobody,
             results,
             good=of_nobody,
@@ -81,44 +81,52 @@ class Scene:
 
 
 @pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+def dispatcher(monkeypatch: pytest.MonkeyPatch) -> FullDispatcher:
     monkeypatch.setattr(waits, "KEPT_BACK", 0.001, raising=False)
-    return Scene()
+    return FullDispatcher()
 
 
 async def test_what_its_sender_says_is_repeated_stays_in_its_queue_until_there_is_room(
-    scene: Scene,
+    dispatcher: FullDispatcher,
 ) -> None:
-    delivery = await scene.take("a", "b", **SAID)
-    assert (scene.publisher.sent, delivery.acked, delivery.rejected) == ([], 0, 0)
-    scene.publisher.full.discard("0.1")
+    delivery = await dispatcher.take("a", "b", **SAID)
+    assert (dispatcher.publisher.sent, delivery.acked, delivery.rejected) == ([], 0, 0)
+    dispatcher.publisher.full.discard("0.1")
     await wait_until(lambda: delivery.acked == 1)
-    assert sorted(scene.waiting) == ["a", "b"]
-    assert (scene.ingress.recorded, delivery.rejected) == ([], 0)
+    assert sorted(dispatcher.waiting) == ["a", "b"]
+    assert (dispatcher.ingress.recorded, delivery.rejected) == ([], 0)
 
 
-async def test_what_is_kept_back_expires(scene: Scene) -> None:
-    delivery = await scene.take("a", **SAID)
-    scene.now += timedelta(days=2)
+async def test_what_is_kept_back_expires(dispatcher: FullDispatcher) -> None:
+    delivery = await dispatcher.take("a", **SAID)
+    dispatcher.now += timedelta(days=2)
     await wait_until(lambda: delivery.acked == 1)
-    await scene.ingress.drain()
-    assert [(one.id, one.status) for one in scene.ingress.recorded] == [("a", "expired")]
+    await dispatcher.ingress.drain()
+    assert [(one.id, one.status) for one in dispatcher.ingress.recorded] == [("a", "expired")]
 
 
-async def test_what_is_kept_back_does_not_hold_up_a_dispatcher_that_stops(scene: Scene) -> None:
-    delivery = await scene.take("a", **SAID)
-    await scene.lanes.drain_lanes()
-    assert (scene.lanes._waits._kept_back, scene.publisher.sent, delivery.acked) == (set(), [], 0)
+async def test_what_is_kept_back_does_not_hold_up_a_dispatcher_that_stops(
+    dispatcher: FullDispatcher,
+) -> None:
+    delivery = await dispatcher.take("a", **SAID)
+    await dispatcher.lanes.drain_lanes()
+    assert (dispatcher.lanes._waits._kept_back, dispatcher.publisher.sent, delivery.acked) == (
+        set(),
+        [],
+        0,
+    )
 
 
-async def test_what_a_dispatcher_had_takes_the_room_that_has_no_bound(scene: Scene) -> None:
-    delivery = await scene.take("a", **DELIVERED)
-    await scene.lanes.drain_lanes()
-    assert [message.routing_key for message in scene.publisher.sent] == [RETRY_QUEUE.name]
+async def test_what_a_dispatcher_had_takes_the_room_that_has_no_bound(
+    dispatcher: FullDispatcher,
+) -> None:
+    delivery = await dispatcher.take("a", **DELIVERED)
+    await dispatcher.lanes.drain_lanes()
+    assert [message.routing_key for message in dispatcher.publisher.sent] == [RETRY_QUEUE.name]
     assert delivery.acked == 1
 
 
-async def test_what_is_new_is_told_that_there_is_no_room(scene: Scene) -> None:
-    delivery = await scene.take("a")
-    assert [one.status for one in scene.ingress.recorded] == ["rejected"]
+async def test_what_is_new_is_told_that_there_is_no_room(dispatcher: FullDispatcher) -> None:
+    delivery = await dispatcher.take("a")
+    assert [one.status for one in dispatcher.ingress.recorded] == ["rejected"]
     assert delivery.acked == 1

@@ -37,7 +37,7 @@ LANE = "a.lane"  # its results have the key of their capability, and are not ref
 OURS = begun_trace(7 << 64, sampled=True)
 
 
-class Scene:
+class TracedEgress:
     """What of a dispatcher takes tasks that come back, with a broker that the tests decide for."""
 
     def __init__(self, kept: Kept) -> None:
@@ -118,8 +118,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(kept: Kept) -> Scene:
-    return Scene(kept)
+def egress(kept: Kept) -> TracedEgress:
+    return TracedEgress(kept)
 
 
 @pytest.fixture
@@ -148,80 +148,86 @@ def traced(traceparent: str, **changes: Any) -> Envelope:
 
 @pytest.mark.parametrize(("traceparent", "above"), [(GIVEN, "submitter"), (OURS, "dispatch")])
 async def test_each_round_of_a_task_that_waits_has_its_own_dispatch(
-    scene: Scene, traceparent: str, above: str
+    egress: TracedEgress, traceparent: str, above: str
 ) -> None:
-    scene.publisher.full = {LANE}
-    task = await scene.sent(traced(traceparent))
+    egress.publisher.full = {LANE}
+    task = await egress.sent(traced(traceparent))
     task = replace(task, not_before=NOW + timedelta(seconds=20))
-    scene.publisher.full = set()
+    egress.publisher.full = set()
     for _ in range(2):  # too early
-        task = await scene.comes_back(task, 8.0)
-    task = await scene.comes_back(task, 8.0)
+        task = await egress.comes_back(task, 8.0)
+    task = await egress.comes_back(task, 8.0)
     root = "" if above == "dispatch" else above
-    assert tree(scene.kept) == [("dispatch", root), *[("wait", above), ("dispatch", above)] * 3]
-    waits = [seconds(span) for span in scene.kept.spans if span.name.startswith("wait")]
+    assert tree(egress.kept) == [("dispatch", root), *[("wait", above), ("dispatch", above)] * 3]
+    waits = [seconds(span) for span in egress.kept.spans if span.name.startswith("wait")]
     assert waits == [(0, 8), (8, 16), (16, 24)]
-    assert task.span == scene.kept.spans[-1].span_id
+    assert task.span == egress.kept.spans[-1].span_id
 
 
 @pytest.mark.parametrize("cancel", [False, True])
 async def test_what_ends_while_it_waits_ends_in_a_dispatch_of_its_own(
-    scene: Scene, cancel: bool
+    egress: TracedEgress, cancel: bool
 ) -> None:
-    scene.publisher.full = {LANE}
-    task = await scene.sent(traced(GIVEN, deadline=NOW + timedelta(seconds=5)))
+    egress.publisher.full = {LANE}
+    task = await egress.sent(traced(GIVEN, deadline=NOW + timedelta(seconds=5)))
     if cancel:
-        scene.lanes.cancel_task("default", "t")
-    await scene.comes_back(task, 1.0 if cancel else 6.0)
-    assert tree(scene.kept) == [
+        egress.lanes.cancel_task("default", "t")
+    await egress.comes_back(task, 1.0 if cancel else 6.0)
+    assert tree(egress.kept) == [
         ("dispatch", "submitter"),
         ("wait", "submitter"),
         ("dispatch", "submitter"),
         ("send", "dispatch"),
     ]
     status = "cancelled" if cancel else "expired"
-    assert scene.kept.spans[2].attributes["maniple.task.status"] == status
+    assert egress.kept.spans[2].attributes["maniple.task.status"] == status
 
 
-async def test_what_expires_unsampled_is_kept_with_the_time_that_it_waited(scene: Scene) -> None:
-    scene.publisher.full = {LANE}
-    task = await scene.sent(traced(UNSAMPLED, deadline=NOW + timedelta(seconds=5)))
-    task = await scene.comes_back(task, 2.0)
-    await scene.comes_back(task, 4.0)
-    assert tree(scene.kept) == [("dispatch", ""), ("send", "dispatch")]
-    dispatch = scene.kept.spans[0]
+async def test_what_expires_unsampled_is_kept_with_the_time_that_it_waited(
+    egress: TracedEgress,
+) -> None:
+    egress.publisher.full = {LANE}
+    task = await egress.sent(traced(UNSAMPLED, deadline=NOW + timedelta(seconds=5)))
+    task = await egress.comes_back(task, 2.0)
+    await egress.comes_back(task, 4.0)
+    assert tree(egress.kept) == [("dispatch", ""), ("send", "dispatch")]
+    dispatch = egress.kept.spans[0]
     assert seconds(dispatch) == (0, 6)
     assert dispatch.attributes["maniple.kept_late"]
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_what_is_moved_has_a_dispatch_on_each_side(scene: Scene, lost: bool) -> None:
-    task = await scene.sent(traced(GIVEN))
-    moved = await scene.is_moved(task, 3.0, lost=lost)
-    assert tree(scene.kept) == [
+async def test_what_is_moved_has_a_dispatch_on_each_side(egress: TracedEgress, lost: bool) -> None:
+    task = await egress.sent(traced(GIVEN))
+    moved = await egress.is_moved(task, 3.0, lost=lost)
+    assert tree(egress.kept) == [
         ("dispatch", "submitter"),
         ("migrate", "dispatch"),
         ("dispatch", "submitter"),
     ]
-    first, migrate, second = scene.kept.spans
+    first, migrate, second = egress.kept.spans
     assert (migrate.parent_id, seconds(migrate)) == (first.span_id, (0, 3))
     assert migrate.error == ("agent_lost" if lost else None)
     assert (moved.span, moved.lost) == (second.span_id, lost)
 
 
-async def test_what_is_moved_unsampled_is_kept(scene: Scene) -> None:
-    task = await scene.sent(traced(UNSAMPLED))
-    moved = await scene.is_moved(task, 3.0, lost=False)
+async def test_what_is_moved_unsampled_is_kept(egress: TracedEgress) -> None:
+    task = await egress.sent(traced(UNSAMPLED))
+    moved = await egress.is_moved(task, 3.0, lost=False)
     assert is_sampled(moved.traceparent)
-    assert tree(scene.kept) == [("dispatch", ""), ("migrate", "dispatch"), ("dispatch", "dispatch")]
+    assert tree(egress.kept) == [
+        ("dispatch", ""),
+        ("migrate", "dispatch"),
+        ("dispatch", "dispatch"),
+    ]
 
 
 async def test_what_expired_in_the_queue_of_an_agent_that_is_gone_is_written_once(
-    scene: Scene,
+    egress: TracedEgress,
 ) -> None:
-    task = await scene.sent(traced(GIVEN, deadline=NOW + timedelta(seconds=2)))
-    await scene.is_moved(task, 3.0, lost=False)
-    assert tree(scene.kept) == [
+    task = await egress.sent(traced(GIVEN, deadline=NOW + timedelta(seconds=2)))
+    await egress.is_moved(task, 3.0, lost=False)
+    assert tree(egress.kept) == [
         ("dispatch", "submitter"),
         ("migrate", "dispatch"),
         ("dispatch", "submitter"),
@@ -230,14 +236,16 @@ async def test_what_expired_in_the_queue_of_an_agent_that_is_gone_is_written_onc
 
 
 @pytest.mark.parametrize("traceparent", [GIVEN, UNSAMPLED])
-async def test_what_the_broker_gives_up_ends_in_its_trace(scene: Scene, traceparent: str) -> None:
-    task = await scene.sent(traced(traceparent))
-    scene.now += timedelta(seconds=9)
-    await scene.is_given_up(task)
+async def test_what_the_broker_gives_up_ends_in_its_trace(
+    egress: TracedEgress, traceparent: str
+) -> None:
+    task = await egress.sent(traced(traceparent))
+    egress.now += timedelta(seconds=9)
+    await egress.is_given_up(task)
     above = "submitter" if traceparent == GIVEN else ""
     first = [("dispatch", "submitter")] if traceparent == GIVEN else []
-    assert tree(scene.kept) == [*first, ("dispatch", above), ("send", "dispatch")]
-    dispatch, send = scene.kept.spans[-2:]
+    assert tree(egress.kept) == [*first, ("dispatch", above), ("send", "dispatch")]
+    dispatch, send = egress.kept.spans[-2:]
     assert (dispatch.error, seconds(dispatch)) == ("agent_lost", (0, 9))
     assert send.parent_id == dispatch.span_id
 

@@ -28,7 +28,7 @@ from maniple.timings import (
     Watching,
     WrongTimings,
 )
-from maniple_runtime.control.messages import AgentTimings
+from maniple_runtime.control.agent_timings import AgentTimings
 
 SCALES = st.floats(LEAST_SCALE, MOST_SCALE)
 

@@ -49,7 +49,7 @@ class Source:
         self.settled += 1
 
 
-class Scene:
+class UnheardEgress:
     """A dispatcher's way out, with a clock that stands still until it is moved."""
 
     def __init__(self, broker: Absent) -> None:
@@ -80,49 +80,51 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Scene:
-    return Scene(Absent("test.plain"))
+def egress() -> UnheardEgress:
+    return UnheardEgress(Absent("test.plain"))
 
 
 async def test_of_invented_lanes_only_some_are_looked_for_and_the_others_wait_together(
-    scene: Scene,
+    egress: UnheardEgress,
 ) -> None:
-    await scene.send(*INVENTED)
-    assert scene.broker.returned == BURST
-    delayed = scene.broker.to("maniple.delay")
+    await egress.send(*INVENTED)
+    assert egress.broker.returned == BURST
+    delayed = egress.broker.to("maniple.delay")
     assert len(delayed) < len(INVENTED) / 10
     assert sum(len(decode_envelopes(one.body)) for one in delayed) == len(INVENTED)
     assert sum(one.routing_key in {"10", "30"} for one in delayed) >= len(delayed) / 2
-    scene.now += 2.0
-    await scene.send(*INVENTED)
-    assert scene.broker.returned == BURST + 2 * RATE
+    egress.now += 2.0
+    await egress.send(*INVENTED)
+    assert egress.broker.returned == BURST + 2 * RATE
 
 
-async def test_a_lane_that_agents_offer_takes_its_tasks_among_them(scene: Scene) -> None:
-    await scene.send(*INVENTED)
-    await scene.send("test.plain")
-    assert not scene.broker.to("maniple.lanes")
-    scene.deadlines.stir(["test.plain"])
-    await scene.send("test.plain")
-    assert len(scene.broker.to("maniple.lanes")) == 1
+async def test_a_lane_that_agents_offer_takes_its_tasks_among_them(egress: UnheardEgress) -> None:
+    await egress.send(*INVENTED)
+    await egress.send("test.plain")
+    assert not egress.broker.to("maniple.lanes")
+    egress.deadlines.stir(["test.plain"])
+    await egress.send("test.plain")
+    assert len(egress.broker.to("maniple.lanes")) == 1
 
 
-async def test_before_a_registry_has_told_of_any_lane_all_are_tried(scene: Scene) -> None:
-    scene.deadlines.told = False
-    await scene.send(*INVENTED)
-    await scene.send("test.plain")
-    assert len(scene.broker.to("maniple.lanes")) == 1
-    assert scene.broker.returned == len(INVENTED)
+async def test_before_a_registry_has_told_of_any_lane_all_are_tried(egress: UnheardEgress) -> None:
+    egress.deadlines.told = False
+    await egress.send(*INVENTED)
+    await egress.send("test.plain")
+    assert len(egress.broker.to("maniple.lanes")) == 1
+    assert egress.broker.returned == len(INVENTED)
 
 
-async def test_a_lane_that_nobody_told_of_is_found_and_known_from_then_on(scene: Scene) -> None:
-    await scene.send(*["test.plain"] * 300)  # which are one look
-    sent = [one for m in scene.broker.to("maniple.lanes") for one in decode_envelopes(m.body)]
+async def test_a_lane_that_nobody_told_of_is_found_and_known_from_then_on(
+    egress: UnheardEgress,
+) -> None:
+    await egress.send(*["test.plain"] * 300)  # which are one look
+    sent = [one for m in egress.broker.to("maniple.lanes") for one in decode_envelopes(m.body)]
     assert len(sent) == 300
-    await scene.send(*INVENTED)
-    assert scene.broker.returned == BURST - 1
-    await scene.send("test.plain")
-    sent = [one for m in scene.broker.to("maniple.lanes") for one in decode_envelopes(m.body)]
+    await egress.send(*INVENTED)
+    assert egress.broker.returned == BURST - 1
+    await egress.send("test.plain")
+    sent = [one for m in egress.broker.to("maniple.lanes") for one in decode_envelopes(m.body)]
     assert len(sent) == 301
 
 

@@ -8,16 +8,8 @@ import structlog
 from maniple.errors import ConfigurationError
 from maniple_agent.domain.rejoin_backoff import RejoinBackoff
 from maniple_agent.heartbeat import Heartbeats
-from maniple_runtime.control.messages import (
-    Announce,
-    Drain,
-    Reconnect,
-    Retire,
-    Time,
-    began,
-    is_of_the_future,
-    later_life,
-)
+from maniple_runtime.control.incarnations import began, is_of_the_future, later_life
+from maniple_runtime.control.messages import Announce, Drain, Reconnect, Retire, Time
 
 
 @dataclass

@@ -7,7 +7,7 @@ from maniple_agent.publisher import AgentPublisher
 from maniple_agent.scheduler import Scheduler
 from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.hotpath import HotPath
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 KEPT_BYTES = 64 * 1024**2
 COMPONENT = "fence"

@@ -16,12 +16,12 @@ from maniple.timings import Reports, Timings
 from maniple.topology import OUTCOMES
 from maniple_agent.lane_consumers import LaneConsumers
 from maniple_agent.scheduler import Scheduler
+from maniple_runtime.control.incarnations import Incarnation
 from maniple_runtime.control.messages import (
     AgentDescription,
     AgentPhase,
     BulkheadLoad,
     Heartbeat,
-    Incarnation,
     LaneEnds,
     LaneOutcomes,
     Load,
@@ -86,7 +86,9 @@ class Heartbeats:
 
     def begin_new_life(self, incarnation: Incarnation) -> None:
         """Come back as a new incarnation, because this one was declared failed."""
-        self._log.warning("declared failed; coming back", incarnation=incarnation)
+        self._log.warning(
+            "declared failed; rejoining as a new incarnation", incarnation=incarnation
+        )
         old = self._self.description
         self._self.description = old.model_copy(
             update={"incarnation": incarnation, "started_at": self._now()}
@@ -144,7 +146,10 @@ class Heartbeats:
         started = self._monotonic()
         # Whether it is confirmed does not matter: without a broker we send all the same.
         if started - self._sent_at > self._timings.bounds.failed:
-            self._log.warning("stood still", seconds=round(started - self._sent_at, 1))
+            self._log.warning(
+                "this process has stood still: no heartbeat was sent",
+                seconds=round(started - self._sent_at, 1),
+            )
             self._overdue = True
         self._sent_at = started
         sending = asyncio.create_task(self._send(started))

@@ -21,14 +21,12 @@ from maniple_agent.executors import Executor
 from maniple_agent.lane_consumers import LaneConsumers
 from maniple_agent.pids import exists
 from maniple_agent.settings import AgentSettings
-from maniple_runtime.control.messages import (
-    AgentDescription,
-    AgentId,
-    AgentTimings,
-    Incarnation,
-)
+from maniple_runtime.control.agent_timings import AgentTimings
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentDescription
 from maniple_runtime.control.plane import ControlPlane
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 ASKED = 1.0  # seconds for an answer; without one, nobody knows of another
 LOOKS = 12  # in the time in which who lives sends a heartbeat
@@ -85,7 +83,7 @@ async def check_id(
     if known is None:
         return
     log = structlog.get_logger("maniple.agent.identity")
-    log.info("waiting whether who had this id still lives", host=known.get("host"))
+    log.info("waiting to see whether another agent with this id is alive", host=known.get("host"))
     patience = times.longest + ASKED
     until = monotonic() + patience
     again: float | None = None  # when we first knew of a heartbeat after the one told at first

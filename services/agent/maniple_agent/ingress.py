@@ -115,7 +115,7 @@ class Ingress:
         self._metrics.counter(HANDED_BACK, "undecodable").inc()
         envelope = remnant_of(unreadable, now)
         if envelope is None:
-            self._log.error("what is no task came in a bundle", reason=unreadable.message)
+            self._log.error("something in a bundle is no task", reason=unreadable.message)
             bundle.settle()
             return
         result = undecodable(envelope, unreadable, self._conclusions.ran())
@@ -148,7 +148,7 @@ class Ingress:
             return False
         if not self._waiting.bring_back(job, envelope, bundle, suspect=suspect):
             job.adopted_by(bundle)
-        self._log.info("adopted", **about(envelope))
+        self._log.info("a redelivered task goes on here", **about(envelope))
         return True
 
     def _move(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> None:

@@ -89,7 +89,7 @@ class LaneConsumers:
         for place in places:
             consumer = self._places.get(place)
             if consumer is not None:
-                self._log.warning("consuming anew", queue=consumer.queue)
+                self._log.warning("subscribing to a queue anew", queue=consumer.queue)
                 consumer.renew()
 
     def _consume(self) -> None:
@@ -138,7 +138,9 @@ class LaneConsumers:
         # it is used up nothing is; and before that, there is no need for more.
         needed = wanted < consumer.prefetch or not consumer.hungry
         if needed and worth_changing(consumer.prefetch, wanted):
-            self._log.debug("prefetch", queue=consumer.queue, old=consumer.prefetch, new=wanted)
+            self._log.debug(
+                "prefetch changed", queue=consumer.queue, old=consumer.prefetch, new=wanted
+            )
             consumer.want(prefetch=wanted)
         if consumer in self._paused and self._work.takes:
             self._paused.discard(consumer)

@@ -30,7 +30,8 @@ from maniple.topology import (
 from maniple_agent.leaving import LONGEST_PAUSE, Leaving, LeavingTask, Withdrawn
 from maniple_runtime.destination_backoff import TIER_KEYS, DestinationBackoff, tiers_for
 from maniple_runtime.metric_names import HANDED_BACK, TASKS_RETRIED
-from maniple_runtime.publish.batch_publisher import BatchOptions, BatchPublisher, ResultPublisher
+from maniple_runtime.publish.batch_options import BatchOptions
+from maniple_runtime.publish.batch_publisher import BatchPublisher, ResultPublisher
 from maniple_runtime.publish.confirm import ConfirmCallback, InFlightPublishes
 from maniple_runtime.telemetry import Metrics
 

@@ -40,7 +40,7 @@ class StoppedJobs:
     def stop_jobs(self, jobs: Iterable[Job]) -> None:
         """Stop running jobs without a result."""
         for job in tuple(jobs):
-            self._log.warning("stopped without a result", **about(job.envelope))
+            self._log.warning("a task was stopped without a result", **about(job.envelope))
             self._ended(job)
             self._conclusions.attempts.forget_attempt(job)
             if job.bundle.alive:

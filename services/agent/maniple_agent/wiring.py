@@ -28,16 +28,13 @@ from maniple_agent.settings import AgentSettings
 from maniple_agent.task_watch import TaskWatch
 from maniple_agent.tracing import AttemptTracing
 from maniple_runtime.cluster_time import ClusterTime, follow
-from maniple_runtime.control.messages import (
-    AgentDescription,
-    AgentPhase,
-    control_keys,
-)
+from maniple_runtime.control.messages import AgentDescription, AgentPhase
 from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.control.routing_keys import control_keys
 from maniple_runtime.event_loop import new_event_loop
 from maniple_runtime.hotpath import PAUSE_TIMEOUT, HotPath
-from maniple_runtime.process import Runtime
 from maniple_runtime.publish.batch_publisher import ResultPublisher
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.tls import PARTS, variable
 
 LEAST_PAUSE = 1.0

@@ -19,7 +19,8 @@ from maniple_dispatcher.ingress.submission import SubmissionConsumer
 from maniple_dispatcher.limits.gossip import Gossip
 from maniple_dispatcher.settings import DispatcherSettings
 from maniple_runtime.consumers import Consumers, FromExchange, FromQueue, Heard
-from maniple_runtime.control.messages import ALL_AGENTS, Cancel, Outcomes, Time
+from maniple_runtime.control.messages import Cancel, Outcomes, Time
+from maniple_runtime.control.routing_keys import ALL_AGENTS
 from maniple_runtime.events import PolicyChanged
 from maniple_runtime.policy_view import PolicyView
 

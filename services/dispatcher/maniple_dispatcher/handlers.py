@@ -30,7 +30,7 @@ class DispatcherHandlers:
             try:
                 self._learn_lane(lane, now)
             except Exception:  # noqa: BLE001 - one of them must not cost the others
-                _log.exception("what %s tells of %s is passed over", report.agent, lane.lane)
+                _log.exception("the report of %s about %s cannot be used", report.agent, lane.lane)
         held = [Held(one.key, one.here, one.ended) for one in report.bulkheads]
         self.coordinator.owned.bulkheads.record_load((report.agent, report.incarnation), held, now)
 

@@ -8,9 +8,9 @@ from datetime import datetime
 
 from maniple.amqp import AmqpConnection
 from maniple.loops import cancel
-from maniple_runtime.process import Runtime
 from maniple_runtime.records import Batch, RecordReader
 from maniple_runtime.records.reader import Decode
+from maniple_runtime.runtime import Runtime
 
 START_TIMEOUT = 30.0
 

@@ -9,8 +9,8 @@ from maniple.messages import RESULTS_TYPE, Result
 from maniple_dispatcher.record_stream import Reading, reading
 from maniple_dispatcher.result_cache import ResultCache
 from maniple_runtime.policy_view import PolicyView
-from maniple_runtime.process import Runtime
 from maniple_runtime.records import Batch, Entry, decode_records
+from maniple_runtime.runtime import Runtime
 
 LOOK = 0.5
 LOOKS_BACK = timedelta(minutes=5)

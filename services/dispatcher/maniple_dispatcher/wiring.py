@@ -44,9 +44,9 @@ from maniple_runtime.control.messages import Time
 from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.hotpath import START_TIMEOUT, HotPath
 from maniple_runtime.policy_view import PolicyView
-from maniple_runtime.process import Runtime
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.publish.refused_log import RefusedLog
+from maniple_runtime.runtime import Runtime
 
 LOOK_PERIOD = 0.25
 TIME_TIMEOUT = 2.0

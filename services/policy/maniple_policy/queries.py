@@ -48,7 +48,7 @@ class PolicyQueries:
     def on_applied(self, event: PolicyApplied) -> None:
         """Take what a process says that it runs."""
         if event.revision > self.store.revision + MOST_AHEAD:
-            log.warning("a report that cannot be is passed over", instance=event.instance)
+            log.warning("an impossible report is ignored", instance=event.instance)
             return
         self._learn()
         self.reports.record_report(event, self._monotonic())

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from maniple_policy.domain.records import CONSUL
-from maniple_runtime.control.messages import Whole
+from maniple_runtime.control.field_types import Whole
 
 
 class _Body(BaseModel):

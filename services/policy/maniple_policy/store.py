@@ -1,7 +1,6 @@
 """The store of policies: Consul KV by compare-and-set, with the last good copy on disk."""
 
 import asyncio
-import json
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -10,21 +9,17 @@ from datetime import datetime
 from operator import not_
 from pathlib import Path
 
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    RetryError,
-    retry_if_result,
-    stop_after_attempt,
-)
+from tenacity import AsyncRetrying, RetryCallState, RetryError, retry_if_result, stop_after_attempt
 
 from maniple_policies import PolicySet
+from maniple_policy.change_event import event_of
 from maniple_policy.change_request import ChangeRequest
 from maniple_policy.domain.changes import AT_ONCE, Step, Wanted, fitting, steps
 from maniple_policy.domain.reconcile import NEW, Found, Plan, Write, reconcile
 from maniple_policy.domain.records import Stored, revision_of
 from maniple_policy.domain.request_log import RequestLog
 from maniple_policy.errors import StoreUnavailable
+from maniple_policy.records_on_disk import RecordsOnDisk
 from maniple_runtime import metric_names
 from maniple_runtime.backoff import EqualJitter, error_of
 from maniple_runtime.consul.catalog import CatalogEntry, Put
@@ -32,14 +27,12 @@ from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailab
 from maniple_runtime.control.requests import Asked
 from maniple_runtime.events import PolicyChanged
 from maniple_runtime.health import Health
-from maniple_runtime.policy_cache import read_json, write_atomically
 from maniple_runtime.policy_versions import show_versions
 from maniple_runtime.telemetry import Metrics, get_logger
 
 WAIT = 10.0  # seconds of a blocking query, and so until it is known that Consul does not answer
 TRIES = 40
 GUARD = ".guard"  # written with every new version, so that two cannot be decided side by side
-PUSHED_BYTES = 16 * 1024  # of a document that its event carries
 MOST_NAMED = 100  # unusable policies that are named
 MOST_OF_A_KEY = 200  # characters, as kind and name have at most
 COMPONENT = "policies"
@@ -55,7 +48,6 @@ class Store:
     """The records in force in this process, kept equal to Consul's.
 
     `invalid` is what Consul holds that is not in force, by `kind/name`, and why: the first 100.
-
     `revision` is that of the whole set, and rises with every change.
 
     `known` is False until there was something on disk or Consul was read, so that an empty set is
@@ -77,13 +69,13 @@ class Store:
     ) -> None:
         self._consul = consul
         self._prefix = f"{prefix}/policies/"
-        self._path = path
+        self._disk = RecordsOnDisk(path)
         self._health = health
         self._metrics = metrics
         self._announce = announce
         self._now = now
-        self._lock, self._disk = asyncio.Lock(), asyncio.Lock()
-        self._kept = self._records = dict[str, Stored]()
+        self._lock = asyncio.Lock()
+        self._records = self._disk.kept
         self._refused: dict[str, Stored] = {}
         self.policies, self.invalid = PolicySet(revision=0), dict[str, str]()
         self._index = 0
@@ -101,16 +93,8 @@ class Store:
 
     def load(self) -> None:
         """Read the copy on disk; a wrong record is logged and left out."""
-        records = {}
-        for value in read_json(self._path) or ():
-            try:
-                record = Stored.model_validate(value)
-            except ValueError as error:
-                log.warning("record on disk is wrong", reason=str(error))
-            else:
-                records[record.key] = record
-        self._records = self._kept = records
-        self.known = bool(records)
+        self._records = self._disk.load_records()
+        self.known = bool(self._records)
         self._show()
 
     async def keep(self) -> None:
@@ -268,24 +252,11 @@ class Store:
 
     async def _publish(self, news: Sequence[Stored]) -> None:
         """Announce what is new and write it to disk, independently of each other."""
-        keeping = asyncio.create_task(self._keep_new())
+        keeping = asyncio.create_task(self._disk.keep_latest(lambda: self._records))
         try:
             await self._tell(news)
         finally:
             await keeping
-
-    async def _keep_new(self) -> None:
-        async with self._disk:
-            records = self._records
-            if records is not self._kept:
-                await asyncio.to_thread(self._keep_on_disk, records)
-                self._kept = records
-
-    def _keep_on_disk(self, records: Mapping[str, Stored]) -> None:
-        try:
-            write_atomically(self._path, [r.model_dump(mode="json") for r in records.values()])
-        except OSError as error:
-            log.warning("policies not kept on disk", path=str(self._path), reason=str(error))
 
     def _show(self) -> None:
         in_force = [r.in_force for r in self._records.values() if not r.deleted]
@@ -304,24 +275,11 @@ class Store:
 
     async def _tell(self, records: Sequence[Stored]) -> None:
         # The digest is that of all changes together: none of several could be taken alone.
-        events = [self._event(record, alone=len(records) == 1) for record in records]
+        alone, events = len(records) == 1, list[PolicyChanged]()
+        for record in records:
+            log.info("policy in force", policy=record.key, version=record.version)
+            events.append(event_of(record, self.policies, self._now(), alone=alone))
         await asyncio.gather(*map(self._announce, events))
-
-    def _event(self, record: Stored, *, alone: bool) -> PolicyChanged:
-        log.info("policy in force", policy=record.key, version=record.version)
-        in_force = None if record.deleted else record.in_force.as_json
-        pushed = alone and len(json.dumps(in_force)) <= PUSHED_BYTES
-        return PolicyChanged(
-            at=self._now(),
-            kind=record.policy.kind,
-            name=record.policy.name,
-            version=record.version,
-            deleted=record.deleted,
-            digest=self.policies.digest,
-            revision=self.revision,
-            author=record.author,
-            in_force=in_force if pushed else None,
-        )
 
 
 def _some(invalid: Mapping[str, str]) -> dict[str, str]:

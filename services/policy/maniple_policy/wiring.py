@@ -12,7 +12,7 @@ from maniple_policy.settings import PolicySettings
 from maniple_policy.store import Store
 from maniple_runtime.control.plane import ControlPlane, prepare_broker
 from maniple_runtime.events import PolicyChanged
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 
 @asynccontextmanager

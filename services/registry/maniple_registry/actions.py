@@ -12,7 +12,8 @@ from maniple_registry.domain.state_machine import REPLACED
 from maniple_registry.domain.transitions import Trigger
 from maniple_registry.eviction import Evictor
 from maniple_registry.outbox import Outbox
-from maniple_runtime.control.messages import AgentId, agent_key
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.routing_keys import agent_key
 from maniple_runtime.events import AgentEvent, AgentFailed
 from maniple_runtime.metric_names import EVICTIONS
 from maniple_runtime.telemetry import Metrics

@@ -13,9 +13,11 @@ from maniple.timings import Clocks
 from maniple_registry.domain.clock_skew import Leading, by_host, correction, told
 from maniple_registry.handlers import RegistryHandlers
 from maniple_runtime.cluster_time import ClusterTime
-from maniple_runtime.control.messages import ALL_AGENTS, AgentId, Command, Request, Time
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.messages import Command, Request, Time
+from maniple_runtime.control.routing_keys import ALL_AGENTS
 from maniple_runtime.health import Health
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 COMPONENT = "clocks"
 SHOWN = 3
@@ -142,4 +144,4 @@ class ClockWatch:
             now = Time(at=self._now(), source=self._source)
             await self._plane.command(ALL_AGENTS, now, timeout=LATE)
         except (BrokerUnavailable, PublishRefused) as error:
-            self._log.info("the time was not told", reason=str(error))
+            self._log.info("the cluster's time was not published", reason=str(error))

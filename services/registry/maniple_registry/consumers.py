@@ -7,7 +7,8 @@ from maniple_registry.clock_watch import ClockWatch
 from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_runtime.consumers import Consumers, FromExchange, Heard
-from maniple_runtime.control.messages import ALL_AGENTS, Time
+from maniple_runtime.control.messages import Time
+from maniple_runtime.control.routing_keys import ALL_AGENTS
 from maniple_runtime.events import AGENT_EVENTS
 
 

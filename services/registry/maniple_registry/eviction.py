@@ -13,11 +13,11 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple.errors import ManipleError
 from maniple_registry.domain.agent_record import AgentRecord
-from maniple_registry.domain.agents import Target
+from maniple_registry.domain.eviction_target import Target
 from maniple_registry.management import Management
 from maniple_runtime.consul.catalog import service_name
 from maniple_runtime.consul.client import Consul
-from maniple_runtime.control.messages import AgentId
+from maniple_runtime.control.field_types import AgentId
 
 PATIENCE = 10.0  # seconds for which a failed eviction is tried again
 FIRST_PAUSE = 0.25

@@ -24,20 +24,10 @@ from maniple_registry.domain.agent_record import (
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.clock_skew import told
 from maniple_registry.hearing_clock import HearingClock
-from maniple_runtime.control.messages import (
-    ALL_AGENTS,
-    MOST_OF_A_LIFE,
-    AgentId,
-    AgentPhase,
-    Announce,
-    Heartbeat,
-    Incarnation,
-    Request,
-    Retire,
-    agent_key,
-    is_agent_name,
-    is_of_the_future,
-)
+from maniple_runtime.control.field_types import MOST_OF_A_LIFE, AgentId, is_agent_name
+from maniple_runtime.control.incarnations import Incarnation, is_of_the_future
+from maniple_runtime.control.messages import AgentPhase, Announce, Heartbeat, Request, Retire
+from maniple_runtime.control.routing_keys import ALL_AGENTS, agent_key
 from maniple_runtime.events import AgentEvent, AgentFailed
 from maniple_runtime.metric_names import CONTROL_DROPPED, HEARTBEATS_SEEN, QUEUES_SUSPECTED
 from maniple_runtime.telemetry import Metrics
@@ -78,7 +68,11 @@ class RegistryHandlers:
         if decision.refused:
             self.metrics.counter(CONTROL_DROPPED, "future").inc()
             life = heartbeat.incarnation
-            self.log.warning("a life of the future", agent=heartbeat.agent, incarnation=life)
+            self.log.warning(
+                "an incarnation that begins in the future is refused",
+                agent=heartbeat.agent,
+                incarnation=life,
+            )
             self._answer_refused(heartbeat, now.seconds)
         if decision.events or decision.commands or decision.failed:
             self.actor.on_decisions([(heartbeat.agent, decision)], now.seconds)
@@ -110,9 +104,9 @@ class RegistryHandlers:
         self.actor.on_decisions(self.fleet.update_queue_views(views, now), now.seconds)
         for place in sorted(self.fleet.suspected - before):
             self.metrics.counter(QUEUES_SUSPECTED).inc()
-            self.log.warning("agents starve together; none is evicted for it", place=place)
+            self.log.warning("a queue is suspected, and none of its agents evicted", place=place)
         for place in sorted(before - self.fleet.suspected):
-            self.log.info("agents do not starve together any more", place=place)
+            self.log.info("a queue is not suspected any more", place=place)
 
     def call_all(self) -> None:
         """Have all agents send a heartbeat at once."""

@@ -20,7 +20,7 @@ from maniple.topology import HEARTBEATS, agent_queue, lane_queues, suspect_lane
 from maniple_registry.domain.agent_record import LaneView
 from maniple_runtime.control.messages import Echo, Heartbeat
 from maniple_runtime.metric_names import CONTROL_DROPPED, RECONNECTS
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 START_TIMEOUT = 5.0
 MOST_UNANSWERED = 3  # looks of one turn; each may take seconds
@@ -136,9 +136,9 @@ class HeartbeatConsumer:
         try:
             return await self._inspector.inspect_queue(queue)
         except BrokerUnavailable as error:
-            self._log.debug("queue not looked at", queue=queue, reason=str(error))
+            self._log.debug("queue not inspected", queue=queue, reason=str(error))
         except Exception:  # noqa: BLE001 - one queue must not keep us from looking at the others
-            self._log.exception("queue not looked at", queue=queue)
+            self._log.exception("queue not inspected", queue=queue)
         return None
 
     def on_message(

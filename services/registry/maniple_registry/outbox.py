@@ -13,7 +13,7 @@ from maniple_runtime.events import AgentEvent
 WINDOW = 64  # publishes of each kind under way at once
 REFUSED_PAUSE = 1.0
 
-L = TypeVar("L")
+M = TypeVar("M")
 
 
 class OutboxPlane(Protocol):
@@ -43,8 +43,8 @@ class Outbox:
     def __init__(self, plane: OutboxPlane, log: FilteringBoundLogger) -> None:
         self._plane = plane
         self._log = log
-        self._events = _Letters(self._emit, log)
-        self._commands = _Letters(self._command, log)
+        self._events = _Messages(self._emit, log)
+        self._commands = _Messages(self._command, log)
 
     def post(self, event: AgentEvent) -> None:
         """Queue an event."""
@@ -57,8 +57,8 @@ class Outbox:
     async def publish_pending(self) -> None:
         """Publish until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._events.publish_letters())
-            group.create_task(self._commands.publish_letters())
+            group.create_task(self._events.publish_messages())
+            group.create_task(self._commands.publish_messages())
 
     async def _emit(self, event: AgentEvent) -> None:
         while True:
@@ -72,38 +72,39 @@ class Outbox:
                 )
                 await asyncio.sleep(REFUSED_PAUSE)
 
-    async def _command(self, letter: tuple[str, Command]) -> None:
-        key, command = letter
+    async def _command(self, message: tuple[str, Command]) -> None:
+        key, command = message
         try:
             heard = await self._plane.command(key, command)
         except (BrokerUnavailable, PublishRefused) as error:
             self._log.info("command not sent", key=key, type=command.TYPE, reason=str(error))
             return
         if not heard:
-            self._log.debug("nobody hears the command", key=key, type=command.TYPE)
+            self._log.debug("no agent receives the command", key=key, type=command.TYPE)
 
 
-class _Letters(Generic[L]):
-    """Messages of one kind, `WINDOW` of them under way at once; one that fails is dropped."""
+class _Messages(Generic[M]):
+    """Messages of one kind, `WINDOW` of them in flight at once; one that fails is dropped."""
 
-    def __init__(self, deliver: Callable[[L], Awaitable[None]], log: FilteringBoundLogger) -> None:
+    def __init__(self, deliver: Callable[[M], Awaitable[None]], log: FilteringBoundLogger) -> None:
         self._deliver = deliver
         self._log = log
-        self._waiting: asyncio.Queue[L] = asyncio.Queue()
+        self._waiting: asyncio.Queue[M] = asyncio.Queue()
 
-    def enqueue(self, letter: L) -> None:
-        self._waiting.put_nowait(letter)
+    def enqueue(self, message: M) -> None:
+        self._waiting.put_nowait(message)
 
-    async def publish_letters(self) -> None:
+    async def publish_messages(self) -> None:
         gate = asyncio.Semaphore(WINDOW)
         async with asyncio.TaskGroup() as group:
             while True:
                 await gate.acquire()
-                letter = await self._waiting.get()
-                group.create_task(self._guarded(letter)).add_done_callback(lambda _: gate.release())
+                message = await self._waiting.get()
+                publishing = group.create_task(self._guarded(message))
+                publishing.add_done_callback(lambda _: gate.release())
 
-    async def _guarded(self, letter: L) -> None:
+    async def _guarded(self, message: M) -> None:
         try:
-            await self._deliver(letter)
-        except Exception:  # noqa: BLE001 - one letter that cannot be written must not end the registry
-            self._log.exception("not published", letter=repr(letter)[:200])
+            await self._deliver(message)
+        except Exception:  # noqa: BLE001 - one message that cannot be written must not end the registry
+            self._log.exception("not published", message=repr(message)[:200])

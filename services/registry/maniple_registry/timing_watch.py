@@ -7,10 +7,10 @@ from structlog.typing import FilteringBoundLogger
 
 from maniple_registry.domain.agents import Agents
 from maniple_registry.domain.timing_mismatch import Risk
-from maniple_runtime.control.messages import AgentId
+from maniple_runtime.control.field_types import AgentId
 from maniple_runtime.health import Health
 from maniple_runtime.metric_names import AGENTS_MISTIMED
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.telemetry import Metrics
 
 PERIOD = 1.0
@@ -39,11 +39,9 @@ class TimingWatch:
         found = self._fleet.misfits()
         known = {record.agent: self._fleet.explained(record) for record, _ in found}
         for agent in known.keys() - self._known.keys():
-            self._log.warning(
-                "an agent keeps other times than ours", agent=agent, what=known[agent]
-            )
+            self._log.warning("an agent's timings differ from ours", agent=agent, what=known[agent])
         for agent in self._known.keys() - known.keys():
-            self._log.info("an agent keeps other times no more", agent=agent)
+            self._log.info("an agent's timings do not differ from ours any more", agent=agent)
         self._known = known
         counts = Counter(risk for _, risk in found)
         for risk in Risk:

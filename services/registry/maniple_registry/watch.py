@@ -14,7 +14,7 @@ from maniple_registry.handlers import RegistryHandlers
 from maniple_registry.heartbeat_consumer import HeartbeatConsumer
 from maniple_runtime.consul.catalog import Instance, service_name
 from maniple_runtime.consul.client import Consul, http_check, ttl_check
-from maniple_runtime.control.messages import MOST_OF_A_LIFE, AgentId, is_agent_name
+from maniple_runtime.control.field_types import MOST_OF_A_LIFE, AgentId, is_agent_name
 from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.listing import pages
 from maniple_runtime.metric_names import AGENTS, ECHOES
@@ -83,7 +83,7 @@ class FailureDetector:
         clock.take_off(clock.seconds() - min(asked, heard))
         clock.record_hearing(hearing=False)
         if not self._hearing.deaf:
-            handlers.log.warning("agents are silent, and so is our own echo")
+            handlers.log.warning("agents are silent, and our own echo does not come back")
         self._hearing.deaf = True
         handlers.metrics.counter(ECHOES, "late").inc()
         return False
@@ -142,7 +142,7 @@ class StalledLaneWatch:
             try:
                 await self._look()
             except Exception:
-                self._handlers.log.exception("lanes not looked at")
+                self._handlers.log.exception("lanes not inspected")
 
     async def _look(self) -> None:
         fleet, now = self._handlers.fleet, self._monotonic()
@@ -182,7 +182,9 @@ class ConsulWatch:
                 ailing = await self._consul.ailing(AGENT_SERVICE, self._environment)
             except ManipleError as error:
                 if not self._away:
-                    self._handlers.log.warning("checks not watched", reason=str(error))
+                    self._handlers.log.warning(
+                        "health checks not read from Consul", reason=str(error)
+                    )
                 self._away = True
                 ailing = []
             else:
@@ -207,7 +209,7 @@ class ConsulWatch:
                 while not self._all_heard(listed):  # noqa: ASYNC110 - heartbeats have no event of their own
                     await asyncio.sleep(self._times.scan)
         except (ManipleError, TimeoutError) as error:
-            self._handlers.log.info("not all agents are heard yet", reason=str(error))
+            self._handlers.log.info("not all agents have sent a heartbeat yet", reason=str(error))
         if self._seeded:
             self._seed(listed, started)
 
@@ -217,7 +219,7 @@ class ConsulWatch:
         agents = [one for one in ours if is_agent_name(one.id) and _life(one) is not None]
         if len(agents) < len(ours):
             odd = len(ours) - len(agents)
-            self._handlers.log.warning("entries in Consul that no agent has", number=odd)
+            self._handlers.log.warning("entries of agents in Consul are ignored", number=odd)
         return agents
 
     def _all_heard(self, listed: Iterable[Instance]) -> bool:

@@ -28,7 +28,7 @@ from maniple_registry.watch import (
 from maniple_runtime.control.plane import ControlPlane, prepare_broker
 from maniple_runtime.leadership import Leadership
 from maniple_runtime.metric_names import EVICTIONS
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 
 @asynccontextmanager

@@ -20,11 +20,11 @@ from maniple_policies.kinds.ttl import TtlPolicy
 from maniple_policies.policy import Policy
 
 _DOCUMENTS: tuple[type[Policy], ...] = (
+    RoutePolicy,
     RateLimitPolicy,
     BulkheadPolicy,
     CircuitBreakerPolicy,
     FallbackPolicy,
-    RoutePolicy,
     MirrorPolicy,
     RetryPolicy,
     TimeoutPolicy,
@@ -36,5 +36,5 @@ KINDS: Mapping[str, type[Policy]] = MappingProxyType(
 )
 """The document of each kind by its name, in the order in which they are evaluated.
 
-Only a task's `route` is found first: it decides which lane's breaker is asked.
+A task's `route` is the first: it decides which lane's breaker is asked.
 """

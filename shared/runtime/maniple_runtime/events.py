@@ -6,13 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AwareDatetime, Field
 
-from maniple_runtime.control.messages import (
-    AgentDescription,
-    AgentId,
-    ControlMessage,
-    Count,
-    Incarnation,
-)
+from maniple_runtime.control.field_types import AgentId, Count
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentDescription, ControlMessage
 
 MAX_REVISION = 2**53 - 1
 PolicyRevision = Annotated[Count, Field(le=MAX_REVISION)]

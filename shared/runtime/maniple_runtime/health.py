@@ -47,12 +47,17 @@ class Health:
     """
 
     def __init__(
-        self, service: str, instance: str, *, clock: Callable[[], float] = SYSTEM_CLOCK.monotonic
+        self,
+        service: str,
+        instance: str,
+        *,
+        timings: Mapping[str, float | str] | None = None,
+        clock: Callable[[], float] = SYSTEM_CLOCK.monotonic,
     ) -> None:
         self.service = service
         self.instance = instance
         self.versions: dict[str, int | str] = {}
-        self.timings: Mapping[str, float | str] = {}
+        self.timings = timings or {}
         self.loop_lag = 0.0
         self._components: dict[str, Component] = {}
         self._clock = clock

@@ -32,7 +32,7 @@ from maniple_runtime.metric_names import (
     QUEUES_HELD_BACK,
     RECONNECTS,
 )
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 START_TIMEOUT = 30.0
 PAUSE_TIMEOUT = 2.0
@@ -215,7 +215,9 @@ class HotPath:
         if differing != self._differing:
             self._differing = differing
             if found:
-                self._runtime.log.warning("queues are used as they are", queues=found)
+                self._runtime.log.warning(
+                    "queues have other arguments than ours; they are used as they are", queues=found
+                )
             self._tell_queues()
 
     def _on_silent(self, queue: str, silent: bool) -> None:  # noqa: FBT001 - a callback's last

@@ -12,7 +12,7 @@ import random
 from maniple.errors import ManipleError
 from maniple_runtime.consul.client import Consul, ttl_check
 from maniple_runtime.metric_names import LEADS
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 LAST_WORD = 1.0
 COMPONENT = "leader"

@@ -11,7 +11,7 @@ from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.events import PolicyApplied, PolicyChanged
 from maniple_runtime.policy_cache import PolicyCache, revision_in
 from maniple_runtime.policy_versions import show_versions
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 NEWS = 50  # versions that a report names at most
 AGAIN = 0.2

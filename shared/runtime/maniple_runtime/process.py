@@ -11,112 +11,38 @@ import asyncio
 import contextlib
 import gc
 import os
-import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Generic
+from typing import Generic, TypeVar
 
-from structlog.typing import FilteringBoundLogger
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
-from typing_extensions import TypeVar
 
-from maniple.clock import SYSTEM_CLOCK, Clock
+from maniple.clock import SYSTEM_CLOCK
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.forks import keep_signals_from_children
-from maniple.loops import cancel
-from maniple_runtime import metric_names
 from maniple_runtime.backoff import EqualJitter, error_of
 from maniple_runtime.consul.client import Consul, ConsulUnavailable
-from maniple_runtime.consul.registration import Registration, TtlHeartbeat
+from maniple_runtime.consul.registration import Registration
 from maniple_runtime.event_loop import new_event_loop
 from maniple_runtime.health import Health, HealthServer
 from maniple_runtime.log_levels import LogLevels
-from maniple_runtime.settings import WRONG_USAGE, ServiceSettings, leave_no_secrets
-from maniple_runtime.telemetry import (
-    Metrics,
-    configure_logging,
-    dropped_lines,
-    flush_logs,
-    get_logger,
-    process_metrics,
-)
-from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer, make_tracer
+from maniple_runtime.loop_lag import measure_lag
+from maniple_runtime.runtime import Runtime
+from maniple_runtime.secret_variables import leave_no_secrets
+from maniple_runtime.settings import WRONG_USAGE, ServiceSettings
+from maniple_runtime.telemetry import configure_logging, flush_logs, get_logger, process_metrics
+from maniple_runtime.telemetry.tracing import make_tracer
 
 FAREWELL = 0.5  # seconds that Consul has before the draining begins
 SPANS_TIMEOUT = 2.0  # seconds for the last spans to be exported
 DRAIN_MARGIN = 5.0  # seconds beyond `drain_timeout` before the way out is cut short
-LAG_PERIOD = 0.25
-LAG_WINDOW = 20  # periods over which the worst lag is kept
-LAG_LIMIT = 1.0
 CRASHED = 1
 _AWAY = (BrokerUnavailable, ConsulUnavailable, OSError, TimeoutError)
 
-
 S = TypeVar("S", bound=ServiceSettings)
-S_co = TypeVar("S_co", bound=ServiceSettings, default=ServiceSettings, covariant=True)
-
-
-@dataclass(frozen=True)
-class Runtime(Generic[S_co]):
-    """What a process's `build` gets, with the settings of its service.
-
-    `stopping` is set when the process shall end. `life` distinguishes this run of the instance from
-    others, in the names of its connections and in Consul. `ttl_heartbeat` refreshes the TTL check
-    in Consul, if it is expected; otherwise the required components of `health` decide. Who
-    needs the time reads `clock`, and nothing else.
-    """
-
-    settings: S_co
-    health: Health
-    metrics: Metrics
-    consul: Consul
-    log: FilteringBoundLogger
-    stopping: asyncio.Event
-    tracer: Tracer = NO_TRACER
-    clock: Clock = SYSTEM_CLOCK
-    http_url: str = ""
-    life: str = field(default_factory=lambda: secrets.token_hex(3))
-    ttl_heartbeat: TtlHeartbeat = field(default_factory=TtlHeartbeat)
-    crashed: list[BaseException] = field(default_factory=list)
-    before_leaving: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
-    """Run when the process stops, before it leaves Consul."""
-    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-
-    def connection_name(self, purpose: str) -> str:
-        """Return the name that the broker shows for a connection of this run."""
-        return f"{self.settings.instance}.{self.life}.{purpose}"
-
-    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Run `work` in the background, at most until `build` is left; a crash ends the process."""
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is None:
-            return
-        self.log.error("background task crashed", task=task.get_name(), exc_info=error)
-        if not self.stopping.is_set():
-            self.crashed.append(error)
-            self.stopping.set()
-
-    async def cancel_spawned(self) -> None:
-        """End every background task and wait for it."""
-        await cancel(self._tasks - {asyncio.current_task()})
-
-    @property
-    def spawned(self) -> list[str]:
-        """Names of the background tasks that have not ended."""
-        return sorted(task.get_name() for task in self._tasks)
-
-
 Build = Callable[[Runtime[S]], AbstractAsyncContextManager[None]]
 
 
@@ -130,9 +56,13 @@ class _Process(Generic[S]):
         self.started = asyncio.Event()
         self.leave = asyncio.Event()
         self.clock = SYSTEM_CLOCK
-        self.health = Health(settings.service, settings.instance, clock=self.clock.monotonic)
+        self.health = Health(
+            settings.service,
+            settings.instance,
+            timings=settings.timings.shown(),
+            clock=self.clock.monotonic,
+        )
         self.health.versions["maniple"] = version("maniple")
-        self.health.timings = settings.timings.shown()
         self.metrics = process_metrics()
         self.tracer = make_tracer(settings, self.metrics, self.clock)
         self.log = get_logger("maniple.runner")
@@ -144,7 +74,7 @@ class _Process(Generic[S]):
         consul = Consul(settings.consul_url, settings.consul_token, settings.consul_tls)
         levels = LogLevels(consul, self.settings, self.log)
         besides = (
-            asyncio.create_task(self._measure_lag(), name="loop-lag"),
+            asyncio.create_task(measure_lag(self.health, self.metrics), name="loop-lag"),
             asyncio.create_task(levels.follow_level(), name="log-levels"),
         )
         try:
@@ -270,29 +200,6 @@ class _Process(Generic[S]):
             self.log.error("process crashed", exc_info=error)
             return CRASHED
         return CRASHED if runtime.crashed or late else 0
-
-    async def _measure_lag(self) -> None:
-        loop = asyncio.get_running_loop()
-        gauge = self.metrics.gauge(metric_names.LOOP_LAG)
-        lost, counted = self.metrics.counter(metric_names.LOG_LINES_DROPPED), 0
-        recent = [0.0] * LAG_WINDOW
-        for turn in range(sys.maxsize):
-            due = loop.time() + LAG_PERIOD
-            await asyncio.sleep(LAG_PERIOD)
-            recent[turn % LAG_WINDOW] = max(0.0, loop.time() - due)
-            worst = self.health.loop_lag = max(recent)
-            gauge.set(worst)
-            late = worst >= LAG_LIMIT
-            self.health.set("loop", ok=not late, detail=f"{worst:.2f} s late" if late else "")
-            self._show_health()
-            dropped = dropped_lines()
-            lost.inc(max(0, dropped - counted))
-            counted = dropped
-
-    def _show_health(self) -> None:
-        self.metrics.gauge(metric_names.READY).set(self.health.ready)
-        for component, ok in self.health.components.items():
-            self.metrics.gauge(metric_names.COMPONENT_OK, component).set(ok)
 
 
 def _cut_short(body: asyncio.Task[None]) -> BaseException | None:

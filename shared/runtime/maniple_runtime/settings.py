@@ -29,10 +29,9 @@ from pydantic_settings import (
 )
 
 from maniple.timings import LEAST_SCALE, MOST_SCALE, Timings, WrongTimings
-from maniple.urls import check_broker_url, check_http_url, without_password
+from maniple.urls import check_broker_url, check_http_url
 from maniple_runtime.tls import PARTS, Tls, variable
 
-_SECRET_ENDS = ("_TOKEN", "_PASSWORD", "_SECRET")
 PREFIX = "MANIPLE_"
 WRONG_USAGE = 2
 DEFAULT_ENVIRONMENT = "default"
@@ -220,7 +219,8 @@ def check_tls(server: str, url: str, tls: Tls) -> None:
         tls.check(server)
 
 
-def _flag(field: str) -> str:
+def flag_of(field: str) -> str:
+    """Return the flag of a field."""
     return "--" + field.replace("_", "-")
 
 
@@ -233,7 +233,7 @@ def complaint(error: ValidationError, arguments: Sequence[str] = ()) -> str:
     parts = []
     for item in error.errors(include_url=False, include_input=False):
         field = "_".join(part for part in item["loc"] if isinstance(part, str))
-        name = _flag(field) if _flag(field) in given else f"{PREFIX}{field.upper()}"
+        name = flag_of(field) if flag_of(field) in given else f"{PREFIX}{field.upper()}"
         text = item["msg"].removeprefix("Value error, ")
         # What is wrong between several names them itself.
         parts.append(f"{name}: {text}" if field else text)
@@ -280,32 +280,3 @@ def load_settings(kind: type[S], arguments: Sequence[str] = ()) -> S:
         reason = f"{PREFIX}*: {error}"
     sys.stderr.write(f"{program}: {reason}\n")
     raise SystemExit(WRONG_USAGE)
-
-
-def leave_no_secrets(settings: ServiceSettings) -> None:
-    """Remove secrets from the environment, and set what is `handed_on` in it.
-
-    Children inherit the environment, and user code reads it, in tracebacks too. Known weakness: the
-    system shows the user of a process with what variables and arguments it was started, and code
-    that runs in the process can find the settings themselves.
-    """
-    kind = type(settings)
-    for name in [*os.environ]:
-        if _is_secret(name, os.environ[name], kind):
-            del os.environ[name]
-    os.environ.update(settings.handed_on)
-    given = {argument.partition("=")[0] for argument in sys.argv[1:]}
-    if given & {_flag(name) for name in _secret_fields(kind)}:
-        del sys.argv[1:]
-
-
-def _secret_fields(kind: type[ServiceSettings]) -> set[str]:
-    return {name for name, field in kind.model_fields.items() if not field.repr}
-
-
-def _is_secret(variable: str, value: str, kind: type[ServiceSettings]) -> bool:
-    name = variable.upper()
-    if not name.startswith(PREFIX):
-        return False
-    is_field = name.removeprefix(PREFIX).lower() in _secret_fields(kind)
-    return is_field or name.endswith(_SECRET_ENDS) or without_password(value) != value

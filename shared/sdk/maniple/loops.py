@@ -74,4 +74,4 @@ async def end(task: asyncio.Task[Any]) -> None:
     """Do as `cancel`, and log the errors that the tasks ended with."""
     await cancel([task])
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("%s had died", task.get_name(), exc_info=error)
+        _log.error("%s had failed", task.get_name(), exc_info=error)

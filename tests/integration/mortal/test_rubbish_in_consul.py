@@ -12,7 +12,9 @@ import structlog
 from maniple import connect
 from maniple_cli.dev_cluster.cluster import Cluster, ServiceProcess
 from maniple_runtime.consul.client import Consul
-from maniple_runtime.control.messages import AgentId, Heartbeat, Incarnation
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import Heartbeat
 from maniple_runtime.control.plane import ControlPlane
 from waiting import wait_until
 
@@ -26,9 +28,9 @@ KEYS = {
 }
 NOBODY = "no agent!"
 MARKS, ENTRIES, FUTURE = (
-    "marks passed over",
-    "entries in Consul that no agent",
-    "life of the future",
+    "markers of queues are ignored",
+    "entries of agents in Consul are ignored",
+    "an incarnation that begins in the future is refused",
 )
 
 

@@ -15,16 +15,9 @@ from maniple.errors import BrokerUnavailable, PublishRefused, RequestFailed, Req
 from maniple.identifiers import new_id
 from maniple.topology import CONTROL, EVENTS, HEARTBEATS, request_queue
 from maniple_runtime.control import plane as service_broker
-from maniple_runtime.control.messages import (
-    Announce,
-    Drain,
-    Heartbeat,
-    Request,
-    Retire,
-    agent_key,
-    control_keys,
-)
+from maniple_runtime.control.messages import Announce, Drain, Heartbeat, Request, Retire
 from maniple_runtime.control.plane import ControlPlane, prepare_broker
+from maniple_runtime.control.routing_keys import agent_key, control_keys
 from maniple_runtime.events import AgentFailed
 from maniple_runtime.health import Health
 from maniple_runtime.metric_names import CONTROL_DROPPED, RECONNECTS

@@ -3,8 +3,9 @@
 import structlog
 
 from maniple_cli.dev_cluster.cluster import Cluster
-from maniple_runtime.control.messages import ALL_AGENTS, Cancel
+from maniple_runtime.control.messages import Cancel
 from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.control.routing_keys import ALL_AGENTS
 from outsider import Outsider
 
 

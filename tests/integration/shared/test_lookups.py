@@ -25,7 +25,7 @@ NOW = datetime(2026, 11, 29, 18, 0, tzinfo=UTC)
 MANY = 300
 
 
-class Scene:
+class RecordedLookups:
     """A dispatcher's lookups, and a publisher to record what they find."""
 
     def __init__(self, url: str) -> None:
@@ -35,7 +35,7 @@ class Scene:
         self.found: dict[str, list[Record | None]] = {}
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["Scene"]:
+    async def running(self) -> AsyncIterator["RecordedLookups"]:
         await self.link.start(10)
         work = asyncio.create_task(self.lookups.answer_lookups())
         try:
@@ -77,8 +77,8 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(servers: LocalServers) -> AsyncIterator[Scene]:
-    async with Scene(servers.rabbitmq.url("ledger")).running() as made:
+async def recorded(servers: LocalServers) -> AsyncIterator[RecordedLookups]:
+    async with RecordedLookups(servers.rabbitmq.url("ledger")).running() as made:
         yield made
 
 
@@ -88,48 +88,50 @@ def names(count: int) -> list[str]:
 
 
 async def test_what_was_just_recorded_is_found_and_what_was_not_is_known_not_to_be(
-    scene: Scene,
+    recorded: RecordedLookups,
 ) -> None:
     accepted, ended, unknown = names(3)
-    await scene.accept(accepted, ended)
-    await scene.end(ended)
-    scene.ask(accepted, ended, unknown)
-    assert await scene.answers() == [TaskAccepted, Result, None]
+    await recorded.accept(accepted, ended)
+    await recorded.end(ended)
+    recorded.ask(accepted, ended, unknown)
+    assert await recorded.answers() == [TaskAccepted, Result, None]
 
 
-async def test_all_that_ask_at_a_time_are_answered_by_one_reading(scene: Scene) -> None:
+async def test_all_that_ask_at_a_time_are_answered_by_one_reading(
+    recorded: RecordedLookups,
+) -> None:
     ended = names(MANY)
     for first in range(0, MANY, 10):
-        await scene.end(*ended[first : first + 10])
+        await recorded.end(*ended[first : first + 10])
     with capture_logs() as lines:
-        scene.ask(*ended)
-        assert await scene.answers() == [Result] * MANY
-    assert [line["ended"] for line in lines if line["event"] == "tasks come again"] == [MANY]
+        recorded.ask(*ended)
+        assert await recorded.answers() == [Result] * MANY
+    assert [line["ended"] for line in lines if line["event"] == "tasks are redelivered"] == [MANY]
 
 
 async def test_what_cannot_be_read_is_looked_up_again_until_it_can(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    recorded: RecordedLookups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record_lookup, "LIMIT", 0.0)
     (ended,) = names(1)
-    await scene.end(ended)
+    await recorded.end(ended)
     with capture_logs() as lines:
-        scene.ask(ended)
+        recorded.ask(ended)
         await wait_until(lambda: any("cannot be read" in line["event"] for line in lines))
-    assert not any(scene.found.values())
+    assert not any(recorded.found.values())
     monkeypatch.undo()
-    assert await scene.answers() == [Result]
+    assert await recorded.answers() == [Result]
 
 
 async def test_what_happened_longer_ago_is_found_if_that_is_asked_for(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    recorded: RecordedLookups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record_lookup, "BACK", 0.0)
     ended, other = names(2)
-    await scene.end(ended)
+    await recorded.end(ended)
     await asyncio.sleep(2.0)  # chunks bear the broker's time, and "0s" is now
-    await scene.end(other)
-    scene.lookups.ask(
-        TaskKey("default", ended), scene.found.setdefault(ended, []).append, since=60.0
+    await recorded.end(other)
+    recorded.lookups.ask(
+        TaskKey("default", ended), recorded.found.setdefault(ended, []).append, since=60.0
     )
-    assert await scene.answers() == [Result]
+    assert await recorded.answers() == [Result]

@@ -9,7 +9,7 @@ from local_servers import LocalServers
 from maniple.identifiers import new_id
 from maniple_registry.heartbeat_consumer import COMPONENT
 from maniple_runtime.metric_names import ECHOES, EVICTIONS
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 from scraping import counted
 from waiting import wait_until
 

@@ -20,7 +20,8 @@ from maniple_runtime.consul.client import (
 )
 from maniple_runtime.consul.registration import Registration
 from maniple_runtime.health import Health, HealthServer
-from maniple_runtime.process import Runtime, running
+from maniple_runtime.process import running
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.settings import ServiceSettings
 from timed import timed
 from waiting import wait_until

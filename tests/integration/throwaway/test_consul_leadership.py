@@ -10,7 +10,8 @@ from consul_server import ConsulServer, own_consul
 from maniple_runtime.consul.client import Consul
 from maniple_runtime.leadership import COMPONENT, Leadership
 from maniple_runtime.metric_names import LEADS
-from maniple_runtime.process import Runtime, running
+from maniple_runtime.process import running
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.settings import ServiceSettings
 from waiting import wait_until
 

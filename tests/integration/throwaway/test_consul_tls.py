@@ -12,7 +12,8 @@ from certificates import Authority
 from consul_server import own_consul
 from maniple_cli.dev_cluster.ports import free_ports
 from maniple_runtime.consul.client import CREATE_ONLY, Consul, ConsulUnavailable
-from maniple_runtime.process import Runtime, running
+from maniple_runtime.process import running
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.settings import ServiceSettings
 from maniple_runtime.tls import Tls
 from waiting import wait_until

@@ -13,7 +13,8 @@ from local_servers import LocalServers
 from maniple.timings import Policies, Timings
 from maniple_policies.kinds.fallback import FallbackPolicy
 from maniple_runtime.events import PolicyApplied
-from maniple_runtime.process import Runtime, running
+from maniple_runtime.process import running
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.settings import ServiceSettings
 from policy_records import document
 from policy_services import Follower, Operator, asking, policy_service, views

@@ -154,7 +154,7 @@ class HandlerLoop:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the others go on
             failure = of_exception(error).failure
             self._log.error(
-                "the handlers' loop was left; it goes on",
+                "a handler has ended the handlers' event loop; it goes on",
                 reason=failure.message if failure else "",
                 handlers=sorted({job.definition.capability for job in self._tasks}),
             )

@@ -12,7 +12,7 @@ from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from maniple_dispatcher.affinity.queue_markers import QueueMarkers
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.settings import DispatcherSettings
-from maniple_runtime.control.messages import is_of_the_future
+from maniple_runtime.control.incarnations import is_of_the_future
 from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.events import (
     AgentDraining,
@@ -22,7 +22,7 @@ from maniple_runtime.events import (
     AgentRegistered,
 )
 from maniple_runtime.listing import all_agents
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 
 FIRST_TIMEOUT = 2.0
 TICK = 1.0

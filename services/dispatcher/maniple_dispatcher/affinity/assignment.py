@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 from maniple.messages import Envelope
 from maniple.topology import SUSPECT_AFTER
-from maniple_runtime.control.messages import order
+from maniple_runtime.control.incarnations import order
 
 MAX_KNOWN = 20_000
 _MASK = 2**64 - 1

@@ -46,9 +46,9 @@ from maniple_dispatcher.affinity.queue_markers import QueueMarkers
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.bundle_members import BundleMembers
 from maniple_dispatcher.tracing import DispatchTracing
-from maniple_runtime.process import Runtime
 from maniple_runtime.publish.confirm import Settlement
 from maniple_runtime.publish.refused_log import RefusedLog
+from maniple_runtime.runtime import Runtime
 
 POLL = 0.25
 LOOKS = 10  # at a queue that is left to others, in the time that is `quiet`
@@ -139,7 +139,9 @@ class QueueDrainer:
                 return False
             await self._markers.remove_marker(agent)
         except BrokerUnavailable as error:
-            self._runtime.log.info("moving begins again", agent=agent, reason=str(error))
+            self._runtime.log.info(
+                "moving tasks of an agent that is gone begins again", agent=agent, reason=str(error)
+            )
             return False
         return True
 

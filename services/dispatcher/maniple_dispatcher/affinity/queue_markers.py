@@ -10,7 +10,7 @@ from itertools import islice
 from structlog.typing import FilteringBoundLogger
 
 from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
-from maniple_runtime.control.messages import is_agent_name
+from maniple_runtime.control.field_types import is_agent_name
 
 MOST = 2048  # marks of others that are taken
 
@@ -51,7 +51,7 @@ class QueueMarkers:
                 self._known.add(name)
             _, entries = await self._consul.kv_list(self._folder)
         except (ConsulUnavailable, ConsulRefused) as error:
-            self._log.info("marks not kept", folder=self._folder, reason=str(error))
+            self._log.info("markers of queues not written", folder=self._folder, reason=str(error))
         else:
             # One that a Consul has lost that came back empty is so set again.
             found = {entry.key.removeprefix(self._folder) for entry in entries}
@@ -63,7 +63,7 @@ class QueueMarkers:
         taken = {*others, *(found & ours)}
         odd = len(found) - len(taken)
         if odd > self._odd:
-            self._log.warning("marks passed over", folder=self._folder, number=odd)
+            self._log.warning("markers of queues are ignored", folder=self._folder, number=odd)
         self._odd = odd
         return taken
 
@@ -73,4 +73,6 @@ class QueueMarkers:
         try:
             await self._consul.kv_delete(self._folder + name)
         except (ConsulUnavailable, ConsulRefused) as error:
-            self._log.info("mark not removed", folder=self._folder, name=name, reason=str(error))
+            self._log.info(
+                "marker of a queue not removed", folder=self._folder, name=name, reason=str(error)
+            )

@@ -8,7 +8,8 @@ from maniple.messages import ENVELOPES_TYPE
 from maniple.topology import AGENTS, LANES
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.known_lanes import Sizes
-from maniple_runtime.publish.batch_publisher import BatchOptions, BatchPublisher
+from maniple_runtime.publish.batch_options import BatchOptions
+from maniple_runtime.publish.batch_publisher import BatchPublisher
 from maniple_runtime.publish.confirm import ConfirmCallback, Key
 from maniple_runtime.telemetry import Metrics
 

@@ -202,7 +202,7 @@ class LaneExpiry:
             try:
                 await self._look_at_late()
             except Exception:  # noqa: BLE001 - whatever it was, lanes are looked at again
-                self._log.exception("lanes not looked at")
+                self._log.exception("lanes not inspected")
 
     async def _keep_marks(self) -> None:
         """Keep the names of lanes in Consul, and learn those of before this dispatcher."""
@@ -242,14 +242,14 @@ class LaneExpiry:
             while await self._look_at(place) and self._late:
                 place = self._late.popleft()
         except Exception:  # noqa: BLE001 - whatever it was, lanes are looked at again
-            self._log.exception("lanes not looked at")
+            self._log.exception("lanes not inspected")
 
     async def _look_at(self, place: Place) -> bool:
         self._looked_at.add(place.queue)
         try:
             view = await self._queues.inspect_queue(place.queue)
         except BrokerUnavailable as error:
-            self._log.info("a lane is not looked at", queue=place.queue, reason=str(error))
+            self._log.info("a lane is not inspected", queue=place.queue, reason=str(error))
             self._deadlines.miss(place, self._monotonic())
             return False
         finally:

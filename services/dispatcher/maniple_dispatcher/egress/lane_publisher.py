@@ -61,9 +61,9 @@ from maniple_runtime.metric_names import (
     TASKS_ACCEPTED,
     TASKS_REJECTED,
 )
+from maniple_runtime.publish.batch_options import BatchOptions
 from maniple_runtime.publish.batch_publisher import (
     RECORD_PATIENCE,
-    BatchOptions,
     BatchPublisher,
     ResultPublisher,
 )
@@ -273,7 +273,7 @@ class LanePublisher:
         if result.error is not None:
             self._metrics.counter(TASKS_REJECTED, result.error.code.value).inc()
         result, done = self._traces.ended(result, envelope, source.settle)
-        self._results.conclude(
+        self._results.record_first.conclude(
             result, envelope.reply_to, envelope.correlation_id, done, alive=lambda: source.alive
         )
 

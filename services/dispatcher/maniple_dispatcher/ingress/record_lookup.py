@@ -2,7 +2,7 @@
 
 What a dispatcher had when it died, or lost its connection, is delivered again, also if it had told
 of its end and only the acknowledgement was missing. The records have each end before anybody is
-told of it (`ResultPublisher.conclude`), and that a task is in its lane right after it is.
+told of it (`RecordFirst.conclude`), and that a task is in its lane right after it is.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ from maniple.messages import (
 from maniple.topology import MARK_KEY, RESULTS
 from maniple_dispatcher.record_stream import reading
 from maniple_runtime.events import Event
-from maniple_runtime.process import Runtime
 from maniple_runtime.records import Batch, Entry, Record, TaskKey, decode_records
+from maniple_runtime.runtime import Runtime
 
 BACK = 60.0  # seconds; longer than the broker waits for a connection that is silent
 MOST_BACK = 300.0
@@ -91,7 +91,7 @@ class RecordLookup:
                     try:
                         then(None if of_key is None else of_key.choose_record(capability))
                     except Exception:  # noqa: BLE001 - one of them must not cost the others
-                        _log.exception("what came again cannot be brought on its way")
+                        _log.exception("a redelivered task cannot be dispatched")
                 await asyncio.sleep(0)
             await asyncio.sleep(min(RESTS * (self._monotonic() - begun), LONGEST_REST))
 
@@ -113,7 +113,7 @@ class RecordLookup:
             else:
                 break
         self._runtime.log.info(
-            "tasks come again",
+            "tasks are redelivered",
             tasks=len(wanted),
             ended=sum(bool(one.ends) for one in search.found.values()),
             known=len(search.found),

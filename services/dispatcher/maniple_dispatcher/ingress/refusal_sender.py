@@ -87,7 +87,7 @@ class RefusalSender:
         if known:
             answer()
         else:
-            self._results.refuse_first(
+            self._results.record_first.refuse_first(
                 refusal.record, answer, source.settle, alive=lambda: source.alive
             )
         self._log.keep(body, error, _origin(refusal, arrival), source.settle)

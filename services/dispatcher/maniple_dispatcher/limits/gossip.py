@@ -18,7 +18,7 @@ from maniple_runtime.control.plane import ControlPlane
 from maniple_runtime.events import BreakerChanged
 from maniple_runtime.hotpath import HotPath
 from maniple_runtime.metric_names import BREAKER_OPEN
-from maniple_runtime.process import Runtime
+from maniple_runtime.runtime import Runtime
 from maniple_runtime.telemetry import Metrics
 
 COLLECT = 0.002  # seconds in which requests and answers gather
@@ -108,7 +108,7 @@ class Gossip:
             self._coordinator.rejoin(now)
         if self._coordinator.life != self._life:
             self._life = self._coordinator.life
-            self._log.info("begins anew among the dispatchers", life=self._life)
+            self._log.info("joining the other dispatchers anew", life=self._life)
 
     async def _pause(self) -> None:
         """Wait until something is due, or until it is time to look."""
@@ -123,7 +123,9 @@ class Gossip:
         while True:
             await asyncio.sleep(self._times.look)
             for change in self._coordinator.owned.changes():
-                self._log.warning("breaker", lane=change.lane, state=change.state.value)
+                self._log.warning(
+                    "circuit breaker changed", lane=change.lane, state=change.state.value
+                )
                 event = BreakerChanged(
                     at=self._runtime.clock.now(),
                     lane=change.lane,

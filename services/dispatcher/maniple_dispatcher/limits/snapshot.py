@@ -81,7 +81,7 @@ class LimitSnapshot:
         try:
             await self._forget_old(found)
         except _AWAY as error:
-            self._log.info("what is long past is not forgotten", reason=str(error))
+            self._log.info("old limits and breakers not deleted", reason=str(error))
 
     async def keep(self) -> None:
         """Load, then write down what changes, until cancelled.
@@ -222,5 +222,9 @@ class LimitSnapshot:
         try:
             return snapshot_notes.read(entry.value, self._wall())
         except (ValueError, RecursionError) as error:
-            self._log.warning("unreadable memory", key=entry.key, reason=repr(error))
+            self._log.warning(
+                "limits and breakers of a dispatcher cannot be read",
+                key=entry.key,
+                reason=repr(error),
+            )
             return None

@@ -73,7 +73,7 @@ class Departures:
             else:
                 self._drop(task)
         except Exception:  # noqa: BLE001 - one of them must not cost the others, who come next
-            _log.exception("a task cannot be brought on its way")
+            _log.exception("a task cannot be dispatched")
             self._wait_undecided(replace(task, submitted=False))
 
     def _drop(self, task: PipelineTask) -> None:

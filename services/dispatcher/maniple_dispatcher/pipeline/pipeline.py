@@ -270,7 +270,7 @@ class Pipeline:
         """
         if asked is None:
             raise error
-        _log.error("a task cannot be brought on its way", exc_info=error)
+        _log.error("a task cannot be dispatched", exc_info=error)
         place, asking = asked
         self._wait_undecided(still_owing(place, asking, task))
 
@@ -285,7 +285,7 @@ class Pipeline:
                 self._count(policy, "undecided")
             self._blocked.delay_task(task, Waiting.UNDECIDED)
         except Exception as error:  # noqa: BLE001 - whatever it was, it is settled
-            _log.exception("a task that nobody has refused cannot wait")
+            _log.exception("a task that was not refused cannot be delayed")
             task.source.settle(as_ours(error))
 
     def _give_back(self, task: PipelineTask) -> PipelineTask:

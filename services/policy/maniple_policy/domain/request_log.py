@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from maniple_policy.domain.changes import Step
 from maniple_policy.domain.records import Stored
-from maniple_runtime.control.messages import Whole
+from maniple_runtime.control.field_types import Whole
 
 KEPT = 200  # requests
 KEPT_BYTES = 32 * 1024  # beside up to 400 KiB of records, where Consul takes 512 KiB

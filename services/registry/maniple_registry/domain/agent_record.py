@@ -8,14 +8,9 @@ from enum import StrEnum
 from typing import Final
 
 from maniple.topology import agent_queue, suspect_lane
-from maniple_runtime.control.messages import (
-    AgentDescription,
-    AgentId,
-    AgentPhase,
-    Command,
-    Heartbeat,
-    Incarnation,
-)
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation
+from maniple_runtime.control.messages import AgentDescription, AgentPhase, Command, Heartbeat
 from maniple_runtime.events import AgentEvent
 
 UNKNOWN_LIFE: Final = Incarnation("")

@@ -5,7 +5,6 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from maniple.timings import Bounds
 from maniple_registry.domain.agent_record import (
@@ -17,44 +16,16 @@ from maniple_registry.domain.agent_record import (
     Instant,
     LaneView,
 )
+from maniple_registry.domain.eviction_target import Target
 from maniple_registry.domain.silent_queues import SilentQueues
 from maniple_registry.domain.stalled_consumers import Crowd, look
 from maniple_registry.domain.state_machine import check, deadline, decide, learn, seed, tick
 from maniple_registry.domain.timing_mismatch import Risk, explained, misfit
-from maniple_runtime.control.messages import (
-    AgentId,
-    Announce,
-    Command,
-    Heartbeat,
-    Reconnect,
-    Retire,
-)
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.messages import Announce, Command, Heartbeat, Reconnect, Retire
 from maniple_runtime.events import AgentEvent, AgentFailed
 
 Decided = list[tuple[AgentId, Decision]]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is to be removed of a failed agent: connections by name or prefix, its entry."""
-
-    agent: AgentId
-    names: frozenset[str]
-    prefix: str
-    listed: bool
-    """Whether the entry in Consul is its own, and not its successor's."""
-
-    def is_found_in(self, names: Collection[str]) -> bool:
-        """Tell whether all of its connections are among these names."""
-        begun = not self.prefix or any(name.startswith(self.prefix) for name in names)
-        return begun and self.names <= frozenset(names)
-
-    def owns(self, life: str) -> bool:
-        """Tell whether this life's entry in Consul is its own; an entry without a life is."""
-        prefix = f"{self.agent}.{life}."
-        if not life or not (self.names or self.prefix):
-            return True
-        return prefix == self.prefix or any(name.startswith(prefix) for name in self.names)
 
 
 class Agents:

@@ -18,7 +18,8 @@ from operator import attrgetter
 
 from maniple.timings import Standby
 from maniple_registry.domain.agent_record import AgentRecord
-from maniple_runtime.control.messages import AgentId, Command, Reconnect
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.messages import Command, Reconnect
 from maniple_runtime.events import AgentEvent
 
 

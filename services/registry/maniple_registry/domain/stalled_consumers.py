@@ -21,7 +21,8 @@ from maniple_registry.domain.agent_record import (
 from maniple_registry.domain.mass_silence import starves_at_large
 from maniple_registry.domain.transition_events import move
 from maniple_registry.domain.transitions import Trigger
-from maniple_runtime.control.messages import AgentId, Reconnect
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.messages import Reconnect
 
 Views = Mapping[str, LaneView]
 

@@ -20,17 +20,9 @@ from maniple_registry.domain.agent_record import (
 from maniple_registry.domain.stalled_consumers import starves_still
 from maniple_registry.domain.transition_events import event_of, move
 from maniple_registry.domain.transitions import TRANSITIONS, Trigger
-from maniple_runtime.control.messages import (
-    AgentId,
-    AgentPhase,
-    Announce,
-    Heartbeat,
-    Incarnation,
-    Retire,
-    began,
-    is_of_the_future,
-    order,
-)
+from maniple_runtime.control.field_types import AgentId
+from maniple_runtime.control.incarnations import Incarnation, began, is_of_the_future, order
+from maniple_runtime.control.messages import AgentPhase, Announce, Heartbeat, Retire
 from maniple_runtime.events import (
     AgentDraining,
     AgentEvent,

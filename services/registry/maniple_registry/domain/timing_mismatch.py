@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from maniple.timings import Bounds
-from maniple_runtime.control.messages import UNTOLD, AgentTimings
+from maniple_runtime.control.agent_timings import UNTOLD, AgentTimings
 
 
 class Risk(StrEnum):

@@ -7,7 +7,7 @@ from typing import Any
 
 from maniple.timing_rules import SETTINGS
 from maniple_cli.checks.findings import CheckVerdict, Finding
-from maniple_runtime.control.messages import UNTOLD
+from maniple_runtime.control.agent_timings import UNTOLD
 
 CHECK = "timings"
 SHOWN = 3

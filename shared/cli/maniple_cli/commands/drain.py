@@ -21,8 +21,10 @@ from maniple_cli.output import (
     print_line,
     run,
 )
-from maniple_runtime.control.messages import UNTOLD, Drain, agent_key
+from maniple_runtime.control.agent_timings import UNTOLD
+from maniple_runtime.control.messages import Drain
 from maniple_runtime.control.plane import ControlPlane
+from maniple_runtime.control.routing_keys import agent_key
 from maniple_runtime.shown import shown
 
 PERIOD = 0.5

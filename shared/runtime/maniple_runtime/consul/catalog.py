@@ -82,7 +82,7 @@ def each(read: Callable[[Any], T], items: Iterable[Any] | None) -> list[T]:
         except UNREADABLE:
             odd += 1
     if odd:
-        log.warning("Consul told what cannot be read", number=odd)
+        log.warning("entries from Consul cannot be read", number=odd)
     return found
 
 

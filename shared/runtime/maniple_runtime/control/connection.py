@@ -2,33 +2,17 @@
 
 import asyncio
 import contextlib
-import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from aio_pika import Connection as OnceConnected
-from aio_pika import RobustConnection, RobustQueue
-from aio_pika.abc import UnderlayConnection
-from aio_pika.exceptions import (
-    ChannelNotFoundEntity,
-    DeliveryError,
-    PublishError,
-)
-from aio_pika.tools import OneShotCallback
+from aio_pika import RobustQueue
+from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 from faststream import AckPolicy
-from faststream.rabbit import (
-    Channel,
-    ExchangeType,
-    RabbitBroker,
-    RabbitExchange,
-    RabbitMessage,
-    RabbitQueue,
-)
-from yarl import URL
+from faststream.rabbit import Channel, RabbitMessage, RabbitQueue
 
 from maniple.amqp import declare_topology
 from maniple.amqp.connection_errors import is_loss, translated
@@ -36,14 +20,13 @@ from maniple.amqp.refusal import refusal
 from maniple.amqp.socket import Socket
 from maniple.amqp.supervision import Supervised
 from maniple.errors import BrokerUnavailable
-from maniple.loops import left_alone
 from maniple.timings import Amqp
-from maniple.topology import REQUESTS, Exchange
+from maniple.topology import Exchange
 from maniple_runtime.control.amqp_messages import IncomingMessage, OutgoingMessage, Receiver
+from maniple_runtime.control.faststream_broker import FastStreamBroker
 from maniple_runtime.shared_queue import SharedQueue
 
 DECLARE_TIMEOUT = 5.0
-PREFETCH = 200
 SERVE_PREFETCH = 32
 STOP_TIMEOUT = 1.0
 
@@ -57,97 +40,6 @@ async def prepare_broker(url: str) -> None:
             async with wire:
                 # At most two of these pass: for the first queue without an answer, then for all.
                 await declare_topology(wire, DECLARE_TIMEOUT / 3)
-
-
-async def _undecoded(message: RabbitMessage) -> RabbitMessage:
-    return message
-
-
-class _Unrepaired(RobustConnection):
-    """The connection that FastStream wants, over our socket; `ControlConnection` rebuilds it.
-
-    aio-pika's own repair would hold exclusive queues by names that the broker still refuses (405),
-    retry all processes in step, and swallow cancellation.
-    """
-
-    wire: Socket
-
-    async def connect(self, timeout: float | None = None) -> None:
-        self.wire = Socket(str(self.url))
-        await self.wire.open(timeout or Amqp().connect)
-        callback = OneShotCallback(partial(OnceConnected._on_connection_close, self))  # noqa: SLF001 - as its own `connect` does
-        self.wire.closing.add_done_callback(callback)
-        self.transport = UnderlayConnection(connection=self.wire, close_callback=callback)
-        self.connected.set()
-
-    def __del__(self) -> None:
-        """Do nothing: the socket's owner closes it, and there may be no loop any more."""
-
-
-class _Found(RabbitExchange):
-    """An exchange as declared on one channel, over which messages to it are published."""
-
-    __eq__ = object.__eq__  # else FastStream has one for all channels
-    __hash__ = object.__hash__
-
-
-class _Broker(RabbitBroker):
-    """FastStream's broker during one connection."""
-
-    def __init__(
-        self, url: URL, on_opened: Callable[["_Broker", Channel], Awaitable[None]]
-    ) -> None:
-        self._on_opened = on_opened
-        super().__init__(
-            str(url),
-            default_channel=Channel(on_return_raises=True),
-            decoder=_undecoded,
-            apply_types=False,
-            graceful_timeout=0,
-            logger=logging.getLogger("faststream"),
-            log_level=logging.DEBUG,  # of a line for each message; failures are errors anyway
-        )
-        self.link = _Unrepaired(url)
-        # Replies have a channel of their own: listeners may wait for them.
-        self.replies = Channel(prefetch_count=PREFETCH)
-        self.listening = Channel(prefetch_count=PREFETCH)
-        self.consumers: list[Any] = []  # FastStream itself keeps them by weak reference only
-        self._looked_up: dict[tuple[str, str], asyncio.Task[RabbitExchange]] = {}
-
-    async def _connect(self) -> RobustConnection:
-        self.config.connect(self.link)
-        self._channel = await self.config.channel_manager.get_channel()
-        return self.link
-
-    async def exchange(self, letter: OutgoingMessage) -> RabbitExchange:
-        """Return the exchange of a message as FastStream wants it, looked up before the publish.
-
-        FastStream looks it up within the first publish, which may be cancelled; aiormq closes the
-        channel of a cancelled call, which all publishes share, and what they send after that costs
-        the connection.
-        """
-        asked = letter.key if letter.exchange.name == REQUESTS.name else ""
-        place = letter.exchange.name, asked
-        looking = self._looked_up.get(place)
-        if looking is None:
-            looking = left_alone(asyncio.create_task(self._look_up(letter.exchange, asked)))
-            self._looked_up[place] = looking
-        return await asyncio.shield(looking)
-
-    def forget(self, queue: RabbitQueue) -> None:
-        """Have a queue looked up anew: FastStream keeps it, with the channel it was found on."""
-        declarer: Any = self.config.declarer
-        declarer._queues.pop(queue, None)  # noqa: SLF001 - there is no other way
-
-    async def _look_up(self, exchange: Exchange, asked: str) -> RabbitExchange:
-        known = _Found(exchange.name, type=ExchangeType(exchange.kind), declare=False)
-        # Questions have a channel for each service: one stands that publishes first to a queue
-        # without a leader.
-        channel = Channel(on_return_raises=True) if asked else None
-        await self.config.declarer.declare_exchange(known, channel=channel)
-        if channel is not None:
-            await self._on_opened(self, channel)
-        return known
 
 
 @dataclass(slots=True)
@@ -187,10 +79,10 @@ class ControlConnection(Supervised):
         self._shared: list[tuple[SharedQueue, Receiver]] = []
         self._silent: frozenset[str] = frozenset()
         self._subscriptions: list[_Subscription] = []
-        self._broker: _Broker | None = None
+        self._broker: FastStreamBroker | None = None
 
     async def _build(self) -> None:
-        broker = _Broker(self._url, self._hear_of_channel)
+        broker = FastStreamBroker(self._url, self._hear_of_channel)
         await broker.link.connect(self.times.connect)
         self._broker = broker
         self._keep(broker.link.wire, broker.link.close)
@@ -219,13 +111,13 @@ class ControlConnection(Supervised):
             if self._on_silent is not None:
                 self._on_silent(silent)
 
-    async def _hear_of_channel(self, broker: _Broker, channel: Channel | None) -> None:
+    async def _hear_of_channel(self, broker: FastStreamBroker, channel: Channel | None) -> None:
         opened = await broker.config.channel_manager.get_channel(channel)
         underlay = await opened.get_underlay_channel()
         self._hear_of(broker.link.wire, underlay)
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._on_cancelled(broker))
 
-    def _on_cancelled(self, broker: _Broker) -> None:
+    def _on_cancelled(self, broker: FastStreamBroker) -> None:
         if broker is self._broker:
             self.suspect(BrokerUnavailable("the broker cancelled a consumer"))
 
@@ -237,7 +129,7 @@ class ControlConnection(Supervised):
         self._shared.clear()
         subscribers = self._broker.consumers if self._broker else ()
         if stopping := [asyncio.create_task(_stop(one)) for one in subscribers]:
-            # Not cancelled: see `_Broker.exchange`. The end of the connection ends them.
+            # Not cancelled: see `FastStreamBroker.exchange`. The end of the connection ends them.
             await asyncio.wait(stopping, timeout=STOP_TIMEOUT)
 
     async def listen(
@@ -265,12 +157,12 @@ class ControlConnection(Supervised):
             async with asyncio.timeout(self.times.answer):
                 await shared.served.wait()
 
-    def _present_broker(self) -> _Broker:
+    def _present_broker(self) -> FastStreamBroker:
         if self._broker is None or not self.is_up:
             raise BrokerUnavailable("the connection to RabbitMQ was lost")
         return self._broker
 
-    async def _begin(self, broker: _Broker, subscription: _Subscription) -> None:
+    async def _begin(self, broker: FastStreamBroker, subscription: _Subscription) -> None:
         subscription.queue = f"{subscription.purpose}.{secrets.token_hex(6)}"
         queue = RabbitQueue(subscription.queue, durable=False, exclusive=True)
         channel = broker.listening if subscription.exchange else broker.replies
@@ -278,7 +170,7 @@ class ControlConnection(Supervised):
         await self._consume(broker, queue, channel, subscription.receive)
         await self._hear_of_channel(broker, channel)
 
-    async def _begin_shared(self, broker: _Broker, name: str, receive: Receiver) -> None:
+    async def _begin_shared(self, broker: FastStreamBroker, name: str, receive: Receiver) -> None:
         queue = RabbitQueue(name, declare=False)
         broker.forget(queue)
         channel = Channel(prefetch_count=SERVE_PREFETCH)  # the one before is closed
@@ -297,7 +189,7 @@ class ControlConnection(Supervised):
         await self._hear_of_channel(broker, channel)
 
     async def _consume(
-        self, broker: _Broker, queue: RabbitQueue, channel: Channel, receive: Receiver
+        self, broker: FastStreamBroker, queue: RabbitQueue, channel: Channel, receive: Receiver
     ) -> None:
         async def take(message: RabbitMessage) -> None:
             raw = message.raw_message
@@ -334,25 +226,25 @@ class ControlConnection(Supervised):
                 await channel.close()
                 return declared.consumer_count or 0
 
-    async def send_message(self, letter: OutgoingMessage, timeout: float) -> None:
+    async def send_message(self, message: OutgoingMessage, timeout: float) -> None:
         """Publish and wait for the confirm, over a reconnection if there is time for it.
 
         A message that may be `repeated` is sent again, under the same id, when the connection is
         lost before the confirm. Raises `PublishRefused`, or `BrokerUnavailable`, after which it may
         or may not have arrived.
         """
-        with translated(letter.exchange.name, letter.key):
+        with translated(message.exchange.name, message.key):
             async with asyncio.timeout(timeout):
-                while not await self._sent(letter):
+                while not await self._sent(message):
                     pass
 
-    async def _sent(self, letter: OutgoingMessage) -> bool:
+    async def _sent(self, message: OutgoingMessage) -> bool:
         await self.wait_up()
         broker = self._broker
         if broker is None:
             await asyncio.sleep(0)
             return False
-        publishing = asyncio.create_task(self._publish(broker, letter))
+        publishing = asyncio.create_task(self._publish(broker, message))
         lost = asyncio.create_task(self._lost.wait())
         try:
             await asyncio.wait({publishing, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -362,7 +254,7 @@ class ControlConnection(Supervised):
         except (DeliveryError, PublishError):
             raise
         except (Exception, asyncio.CancelledError) as error:
-            if not letter.repeated or not is_loss(error):
+            if not message.repeated or not is_loss(error):
                 raise
             if broker is self._broker:
                 self.suspect(error)
@@ -379,18 +271,18 @@ class ControlConnection(Supervised):
             return self.last_error
         return ConnectionError("lost before the confirm")  # as aio-pika would say it
 
-    async def _publish(self, broker: _Broker, letter: OutgoingMessage) -> None:
+    async def _publish(self, broker: FastStreamBroker, message: OutgoingMessage) -> None:
         await broker.publish(
-            letter.body,
-            exchange=await broker.exchange(letter),
-            routing_key=letter.key,
-            mandatory=letter.mandatory,
+            message.body,
+            exchange=await broker.exchange(message),
+            routing_key=message.key,
+            mandatory=message.mandatory,
             persist=True,
             content_type="application/json",
-            message_type=letter.type,
-            message_id=letter.message_id,  # aiormq would stamp one for each attempt
-            reply_to=letter.reply_to,
-            correlation_id=letter.correlation_id,
+            message_type=message.type,
+            message_id=message.message_id,  # aiormq would stamp one for each attempt
+            reply_to=message.reply_to,
+            correlation_id=message.correlation_id,
         )
 
 
@@ -400,7 +292,7 @@ async def _stop(subscriber: Any) -> None:
 
 
 async def _declare(
-    broker: _Broker, queue: RabbitQueue, channel: Channel, subscription: _Subscription
+    broker: FastStreamBroker, queue: RabbitQueue, channel: Channel, subscription: _Subscription
 ) -> None:
     declared = await broker.config.declarer.declare_queue(queue, channel=channel)
     if subscription.exchange is not None:

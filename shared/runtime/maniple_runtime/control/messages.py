@@ -5,62 +5,27 @@ wire name in `TYPE`, which travels as the AMQP property `type`; bodies are JSON,
 durations seconds. Events are in `maniple_runtime.events`.
 """
 
-import re
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Final, NewType, Self, cast
-from uuid import UUID
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    Strict,
-    StringConstraints,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from maniple.open_enum import OpenEnum
-from maniple.timings import Timings
 from maniple_policies.digests import digest
-
-AgentId = NewType("AgentId", str)
-Incarnation = NewType("Incarnation", str)
-"""One life of an agent: a UUIDv7 as text, so that a later life sorts after an earlier one."""
-
-
-MOST_NAMES = 2000  # in one list; an agent that serves more lanes than that is several
-MOST_CONNECTIONS = 64
-
-
-def _sorted_unique(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(set(names)))
-
-
-# What stands in routing keys and names of queues has to fit there: 255 bytes in all.
-_AGENT_NAME = r"[A-Za-z0-9_-]{1,100}"
-AgentName = Annotated[AgentId, StringConstraints(pattern=f"^{_AGENT_NAME}$")]
-"""As `MANIPLE_INSTANCE`: one word of a routing key."""
-MOST_OF_A_LIFE = 64
-Life = Annotated[Incarnation, StringConstraints(min_length=1, max_length=MOST_OF_A_LIFE)]
-Name = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
-"""Of a capability, variant or lane: printable ASCII without spaces."""
-Text = Annotated[str, StringConstraints(max_length=1000)]
-ConnectionName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
-Whole = Annotated[int, Strict()]
-"""An integer; true or a text is refused, because no process of ours writes either."""
-Count = Annotated[Whole, Field(ge=0, le=2**53)]
-"""No more than a float, which counters are, holds exactly."""
-_LONGEST: Final = 1e9
-Seconds = Annotated[float, Strict(), Field(ge=0, le=_LONGEST)]
-Period = Annotated[float, Strict(), Field(gt=0, le=_LONGEST)]
-Names = Annotated[tuple[Name, ...], Field(max_length=MOST_NAMES), AfterValidator(_sorted_unique)]
-"""A set of names, kept sorted so that equal sets have equal bytes and equal digests."""
-Texts = Annotated[Mapping[Text, Text], Field(max_length=MOST_NAMES)]
+from maniple_runtime.control.agent_timings import ReportedTimings
+from maniple_runtime.control.field_types import (
+    MOST_CONNECTIONS,
+    MOST_NAMES,
+    AgentName,
+    ConnectionName,
+    Count,
+    Life,
+    Name,
+    Names,
+    Seconds,
+    Text,
+    Texts,
+)
 
 
 class ControlMessage(BaseModel):
@@ -79,51 +44,12 @@ class ControlMessage(BaseModel):
         return cls.model_validate_json(body)
 
 
-def is_agent_name(text: str) -> bool:
-    """Tell whether an agent may have this name."""
-    return re.fullmatch(_AGENT_NAME, text) is not None
-
-
 class AgentPhase(OpenEnum):
     """An agent's own phase; the registry's view of it is the registry's own state."""
 
     ACTIVE = "active"
     DRAINING = "draining"
     LEAVING = "leaving"
-
-
-class AgentTimings(BaseModel):
-    """What others rely on an agent keeping, in seconds; see `maniple.timings`."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    digest: Annotated[str, StringConstraints(max_length=64)]
-    """Equal for equal timings, of which the other fields are the most important."""
-    heartbeat: Period
-    """The longest between two heartbeats."""
-    unreachable: Period
-    fenced: Period
-    exclusive: Period
-    """From the sending of the last confirmed heartbeat until nothing exclusive runs any more."""
-    failed: Period
-
-    @classmethod
-    def of_timings(cls, timings: Timings) -> Self:
-        """Return the part of these timings that is reported."""
-        return cls.model_validate(timings.shown())
-
-
-UNTOLD: Final = AgentTimings(
-    digest="", heartbeat=3.3, unreachable=4.5, fenced=6.0, exclusive=8.25, failed=9.0
-)
-"""The timings of an agent that reports none: it is older than the field."""
-
-
-def _understood(value: Any, validate: ValidatorFunctionWrapHandler) -> AgentTimings | None:
-    try:
-        return cast("AgentTimings | None", validate(value))
-    except ValidationError:
-        return None
 
 
 class AgentDescription(ControlMessage):
@@ -148,9 +74,7 @@ class AgentDescription(ControlMessage):
     http: Text = ""
     """URL of /health, /ready and /metrics."""
     started_at: AwareDatetime
-    timings: Annotated[AgentTimings | None, WrapValidator(_understood)] = None
-    """None of an agent that is older than this field, or that reports other values: see
-    `UNTOLD`."""
+    timings: ReportedTimings = None
     pids: Text = ""
     """Equal where a `pid` means the same process; empty where that is not known."""
 
@@ -244,62 +168,6 @@ class Retire(Command):
     """The last life that ended under this id, if it is another: the new one must sort after it."""
 
 
-FAR: Final = 86_400.0
-"""Seconds by which a life may have started in the future: clocks differ, and are set back."""
-_LAST: Final = datetime.max.replace(tzinfo=UTC).timestamp()
-
-
-def began(life: str) -> float | None:
-    """Return the Unix second at which a life started by its host's clock, None if untold."""
-    try:
-        known = UUID(life)
-    except ValueError:
-        return None
-    return (known.int >> 80) / 1000 if str(known) == life else None
-
-
-def is_of_the_future(life: str, *times: float) -> bool:
-    """Tell whether a life starts a day or more after all of these times, in Unix seconds.
-
-    Without any, whether no clock can have shown its start. A life without a time is of the future
-    if it sorts after all lives that have one: no life could follow it.
-    """
-    at = began(life)
-    if at is None:
-        return life > _NEVER
-    return at > max(times, default=_LAST) + FAR
-
-
-def order(life: str, at: float) -> tuple[bool, str]:
-    """Return a key that sorts lives by their start, at a Unix second.
-
-    A life of the future sorts before all others: its host's clock was ahead, and has been set right
-    since, if a life is known that is not of the future.
-    """
-    by_clock = began(life)
-    is_ahead = by_clock is not None and by_clock > at + FAR
-    return bool(life) and not is_ahead, life
-
-
-_NEVER: Final = str(UUID(int=int(_LAST * 1000) << 80))
-
-
-def later_life(fresh: str, *ended: str) -> Incarnation:
-    """Return `fresh`, or a life made from it that sorts after all lives that have ended.
-
-    A host's clock may have been set back since. An id that is no UUID is not taken into account.
-    """
-    latest = max(ended)
-    if fresh > latest:
-        return Incarnation(fresh)
-    try:
-        next_millisecond = (UUID(latest).int >> 80) + 1
-        rest = UUID(fresh).int & ((1 << 80) - 1)
-        return Incarnation(str(UUID(int=next_millisecond << 80 | rest)))
-    except ValueError:
-        return Incarnation(fresh)
-
-
 class Time(Command):
     """The cluster's time `at`, by which deadlines are judged; sent to `all` every few seconds."""
 
@@ -320,24 +188,6 @@ class Cancel(Command):
 
 
 COMMANDS: tuple[type[Command], ...] = (Announce, Drain, Reconnect, Retire, Time)
-
-
-def agent_key(agent: str) -> str:
-    """Return the key on `maniple.control` that reaches one agent."""
-    return f"agent.{agent}"
-
-
-def capability_key(capability: str) -> str:
-    """Return the key on `maniple.control` that reaches all agents of a capability."""
-    return f"capability.{capability}"
-
-
-ALL_AGENTS = "all"
-
-
-def control_keys(agent: str, capabilities: Iterable[str]) -> tuple[str, ...]:
-    """Return the routing keys with which an agent binds its control queue."""
-    return (ALL_AGENTS, agent_key(agent), *map(capability_key, sorted(capabilities)))
 
 
 class RunTimes(BaseModel):

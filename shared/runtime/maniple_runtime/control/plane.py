@@ -3,8 +3,7 @@
 Messages of the hot path go over `maniple.amqp` instead.
 """
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,16 +16,15 @@ from maniple.topology import (
     CONTROL,
     EVENTS,
     HEARTBEATS,
-    REPLY_PREFIX,
-    REQUESTS,
     Exchange,
     request_queue,
 )
 from maniple_runtime.control.amqp_messages import IncomingMessage, OutgoingMessage
 from maniple_runtime.control.connection import ControlConnection, prepare_broker
 from maniple_runtime.control.dispatch import ControlDispatch, Handler, M
-from maniple_runtime.control.messages import Command, ControlMessage, Heartbeat, Request, Response
-from maniple_runtime.control.requests import Correlation, Responder, answer, may_answer, timed_out
+from maniple_runtime.control.messages import Command, ControlMessage, Heartbeat, Response
+from maniple_runtime.control.request_client import RequestClient
+from maniple_runtime.control.requests import Responder, answer, may_answer
 from maniple_runtime.events import Event
 from maniple_runtime.health import Health
 from maniple_runtime.metric_names import PUBLISHING_BLOCKED, RECONNECTS
@@ -76,9 +74,6 @@ class ControlPlane:
         self._health = health
         self._patience = patience
         self._inbox = ControlDispatch(log, metrics)
-        self._replies: Callable[[], str] | None = None
-        self._reply_lock = asyncio.Lock()
-        self._waiting = Correlation()
         self._connection = ControlConnection(
             url,
             name=name,
@@ -87,6 +82,7 @@ class ControlPlane:
             on_silent=self._on_silent,
             times=times,
         )
+        self._requests = RequestClient(self._connection, self._inbox, name)
         self._opened = False
 
     async def __aenter__(self) -> Self:
@@ -103,7 +99,7 @@ class ControlPlane:
         """Stop consuming, let handlers finish for `DRAIN_TIMEOUT` seconds, close."""
         await self._connection.stop_consuming()
         await self._inbox.finish_handlers(DRAIN_TIMEOUT)
-        self._waiting.fail_all("the connection was closed")
+        self._requests.fail_waiting("the connection was closed")
         await self._connection.close()
 
     @property
@@ -136,7 +132,7 @@ class ControlPlane:
             self._log.info("control plane reconnected", connection=self.name)
         if not up:
             self._log.warning("control plane lost its connection", connection=self.name)
-            self._waiting.fail_all("the connection was lost")
+            self._requests.fail_waiting("the connection was lost")
         self._opened = True
         if self._health is not None:
             detail = "" if up else "no connection to RabbitMQ"
@@ -194,7 +190,7 @@ class ControlPlane:
         if not reply_to or not may_answer(reply_to):
             self._log.warning("request without a place for its answer", reply_to=reply_to)
             return
-        letter = OutgoingMessage(
+        message = OutgoingMessage(
             exchange=_DEFAULT_EXCHANGE,
             key=reply_to,
             body=await answer(operations, arrival, self._log),
@@ -203,7 +199,7 @@ class ControlPlane:
             correlation_id=arrival.correlation_id,
         )
         try:
-            await self._connection.send_message(letter, PUBLISH_TIMEOUT)
+            await self._connection.send_message(message, PUBLISH_TIMEOUT)
         except (BrokerUnavailable, PublishRefused) as error:
             self._log.info("answer not delivered", reply_to=reply_to, reason=str(error))
 
@@ -223,55 +219,14 @@ class ControlPlane:
         Raises `RequestFailed` (with the service's code), `RequestTimeout`, `BrokerUnavailable`, and
         `PublishRefused` if there is no such service.
         """
-        question = Request(op=op, body=dict(body or {}))
-        try:
-            async with asyncio.timeout(timeout):
-                await self._connection.wait_up()  # or the answer's queue is of an earlier life
-                letter = OutgoingMessage(
-                    exchange=REQUESTS,
-                    key=service,
-                    body=question.to_json(),
-                    type=question.TYPE,
-                    message_id=new_id(),
-                    correlation_id=new_id(),
-                    reply_to=await self._reply_queue(),
-                    repeated=False,  # not every service remembers what it has done
-                )
-                return await self._answer_to(letter, timeout)
-        except TimeoutError as error:
-            raise timed_out(service, op, timeout) from error
-
-    async def _answer_to(self, letter: OutgoingMessage, timeout: float) -> dict[str, Any]:
-        future = self._waiting.open_request(letter.correlation_id or "")
-        try:
-            await self._connection.send_message(letter, timeout)
-            return self._waiting.read(await future)
-        finally:
-            future.cancel()
-
-    async def _reply_queue(self) -> str:
-        if self._replies is None:
-            await self._inbox.owned(self._open_replies())
-        assert self._replies is not None  # noqa: S101 - or it has raised
-        return self._replies()
-
-    async def _open_replies(self) -> None:
-        async with self._reply_lock:
-            if self._replies is None:
-                purpose = f"{REPLY_PREFIX}{self.name}"
-                self._replies = await self._connection.listen(purpose, self._settle, None, ())
-
-    async def _settle(self, arrival: IncomingMessage) -> None:
-        self._waiting.settle_request(
-            arrival.correlation_id, arrival.body
-        )  # False: it came too late
+        return await self._requests.ask_service(service, op, body or {}, timeout)
 
     async def emit(self, event: Event, timeout: float = PUBLISH_TIMEOUT) -> None:
         """Publish an event under its own id; returns when it is stored in `maniple.records`.
 
         Raises as `publish` does.
         """
-        await self._connection.send_message(_letter(EVENTS, event.KEY, event, event.id), timeout)
+        await self._connection.send_message(_outgoing(EVENTS, event.KEY, event, event.id), timeout)
 
     async def command(self, key: str, command: Command, timeout: float = PUBLISH_TIMEOUT) -> bool:
         """Publish a command; False if no agent is bound to `key`."""
@@ -288,8 +243,8 @@ class ControlPlane:
 
         It is confirmed even when no registry consumes it: that is not the agent's fault.
         """
-        letter = _letter(HEARTBEATS, "", heartbeat, new_id(), mandatory=False)
-        await self._connection.send_message(letter, timeout)
+        message = _outgoing(HEARTBEATS, "", heartbeat, new_id(), mandatory=False)
+        await self._connection.send_message(message, timeout)
 
     async def publish(
         self,
@@ -303,10 +258,10 @@ class ControlPlane:
         Raises `PublishRefused` (also when nothing is bound) and `BrokerUnavailable`, after which
         the message may or may not have arrived.
         """
-        await self._connection.send_message(_letter(exchange, key, message, new_id()), timeout)
+        await self._connection.send_message(_outgoing(exchange, key, message, new_id()), timeout)
 
 
-def _letter(
+def _outgoing(
     exchange: Exchange,
     key: str,
     message: ControlMessage,

@@ -5,16 +5,16 @@ Every `add_item` takes a `done` callback; see `maniple_runtime.publish.confirm`.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 from prometheus_client import Counter, Histogram
 
 from maniple.amqp import Outgoing, Publisher
-from maniple.amqp.batching import MAX_ITEMS, Bundler
+from maniple.amqp.batching import Bundler
 from maniple.clock import SYSTEM_CLOCK
 from maniple.codec import encode, join
-from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
+from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
 from maniple.messages import PROGRESS_TYPE, RESULT_TYPE, RESULTS_TYPE, Progress, Result
 from maniple.timings import Queues
@@ -36,16 +36,16 @@ from maniple_runtime.metric_names import (
     PUBLISHES_RETURNED,
     REPLIES_DROPPED,
 )
+from maniple_runtime.publish.batch_options import REFUSED_PAUSE, BatchOptions
 from maniple_runtime.publish.confirm import AllConfirmed, ConfirmCallback, as_ours, ignored, tell
+from maniple_runtime.publish.record_first import RecordFirst
 from maniple_runtime.publish.replies import Replies, Reply
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.metrics import Children
 
 MAX_KEYS = 512
-WINDOW = 8  # bundles of a key that are under way
 # Of single messages more; see `maniple.amqp.first_publish` for what 32 unconfirmed would do.
-LETTERS_WINDOW = 24
-REFUSED_PAUSE = 1.0
+SINGLES_WINDOW = 24
 # Records have no reader who waits, and cost the broker as much as a reply if they travel alone.
 RECORD_PATIENCE = 0.01
 # Progress is a courtesy: a queue that confirms none must not use up what others' may take.
@@ -58,41 +58,6 @@ class _Sent(NamedTuple):
     bundles: Counter
     bytes: Counter
     tasks: Children[Histogram]
-
-
-def _as_many_as_fit(_key: str) -> int:
-    return MAX_ITEMS
-
-
-def _no_headers(_key: str) -> dict[str, Any] | None:
-    return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """How bundles are made and published, and who is told."""
-
-    insist: bool = False
-    """Publish a refused bundle again until it is taken; without, its items are told."""
-    courtesy: bool = False
-    """Nobody need listen, and nothing is kept over a restart of the broker."""
-    size_of: Callable[[str], int] = _as_many_as_fit
-    """How many items a bundle of a key has at most."""
-    patience: float = 0.0
-    """Seconds for which a bundle waits for company."""
-    timeout: float | None = None
-    """Seconds after which a bundle is given up that is not confirmed."""
-    once: bool = False
-    """Send no bundle again over a new connection."""
-    headers_of: Callable[[str], dict[str, Any] | None] = _no_headers
-    """The headers of bundles of a key."""
-    window: int = WINDOW
-    """How many bundles of a key are under way."""
-    metrics: Metrics | None = None
-    """Count bundles and refusals."""
-    answered: Callable[[float], None] | None = None
-    """Told of each confirm when that bundle was sent, by `monotonic`."""
-    monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic
 
 
 class BatchPublisher:
@@ -240,7 +205,7 @@ class _ReplyPublisher(BatchPublisher):
     """Replies to addresses that outsiders chose, each as a message of its own."""
 
     def __init__(self, publisher: Publisher) -> None:
-        options = BatchOptions(size_of=lambda _: 1, window=LETTERS_WINDOW)
+        options = BatchOptions(size_of=lambda _: 1, window=SINGLES_WINDOW)
         super().__init__(publisher, DEFAULT, RESULT_TYPE, options)
 
     def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
@@ -273,20 +238,22 @@ class ResultPublisher:
         monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
     ) -> None:
         """Publish through `publisher`; replies to addresses that outsiders chose, by `replier`."""
-        self._under_way = Replies(metrics.counter(REPLIES_DROPPED).inc, times, monotonic)
+        self._in_flight_replies = Replies(metrics.counter(REPLIES_DROPPED).inc, times, monotonic)
         records = BatchOptions(
             insist=True,
             patience=RECORD_PATIENCE,
             metrics=metrics,
-            answered=self._under_way.answered,
+            answered=self._in_flight_replies.answered,
             monotonic=monotonic,
         )
         self._records = BatchPublisher(publisher, RESULTS, RESULTS_TYPE, records)
         verdicts = replace(records, insist=False, once=True)
         self._verdicts = BatchPublisher(publisher, RESULTS, RESULTS_TYPE, verdicts)
+        self.record_first = RecordFirst(self._verdicts, self.reply)
+        """For what nobody runs: its sender is told when that is on record."""
         counted = BatchOptions(metrics=metrics)
         self._replies = BatchPublisher(publisher, REPLIES, RESULTS_TYPE, counted)
-        self._letters = _ReplyPublisher(replier)
+        self._single_replies = _ReplyPublisher(replier)
         told = BatchOptions(courtesy=True, timeout=PROGRESS_SECONDS)
         self._progress = BatchPublisher(publisher, REPLIES, PROGRESS_TYPE, told)
         watched = BatchOptions(courtesy=True)
@@ -320,71 +287,6 @@ class ResultPublisher:
         """
         self._records.add_item(REFUSED_KEY, encode(result), done)
 
-    def conclude(
-        self,
-        result: Result,
-        reply_to: str | None,
-        correlation_id: str | None,
-        done: ConfirmCallback,
-        *,
-        alive: Callable[[], bool],
-    ) -> None:
-        """Record how a task ends that nobody runs, then reply: in this order, and while `alive`.
-
-        When what the task came in is not ours any more, it comes again to somebody who looks into
-        the records first. So nothing may be told of it that is not there, nor be recorded later:
-        what is not recorded by then is given up, and `done` told so (`BrokerUnavailable`).
-        """
-        encoded = encode(result)
-
-        def answer() -> None:
-            if reply_to is None:
-                done(None)
-            else:
-                self.reply(encoded, reply_to, correlation_id, done)
-
-        self._record_first(result.capability, encoded, answer, done, alive)
-
-    def refuse_first(
-        self,
-        result: Result,
-        then: Callable[[], None],
-        done: ConfirmCallback,
-        *,
-        alive: Callable[[], bool],
-    ) -> None:
-        """Record what was never admitted as `conclude` does, and only `then` tell of it.
-
-        `done` is told if that cannot be.
-        """
-        self._record_first(REFUSED_KEY, encode(result), then, done, alive)
-
-    def _record_first(
-        self,
-        key: str,
-        encoded: bytes,
-        then: Callable[[], None],
-        done: ConfirmCallback,
-        alive: Callable[[], bool],
-    ) -> None:
-        def record() -> None:
-            if alive():
-                self._verdicts.add_item(key, encoded, recorded)
-            else:
-                done(BrokerUnavailable("what it came in is delivered again"))
-
-        def recorded(error: ManipleError | None) -> None:
-            if isinstance(error, BrokerUnavailable):
-                record()
-            elif isinstance(error, PublishRefused):
-                asyncio.get_running_loop().call_later(REFUSED_PAUSE, record)
-            elif error is not None:
-                done(error)
-            else:
-                then()
-
-        record()
-
     def reply(
         self,
         encoded: bytes,
@@ -395,25 +297,25 @@ class ResultPublisher:
         offered: bool = False,
     ) -> None:
         """Send an encoded result to `reply_to` only; `offered` as `Replies.offer` says."""
-        send = self._under_way.offer if offered else self._under_way.send_reply
+        send = self._in_flight_replies.offer if offered else self._in_flight_replies.send_reply
         if reply_to.startswith(REPLY_PREFIX):
             client = reply_to.removeprefix(REPLY_PREFIX)
             send((self._replies, client), encoded, done)
             return
-        place = (self._letters, reply_to)
+        place = (self._single_replies, reply_to)
         send(place, encoded, done, type_=RESULT_TYPE, correlation_id=correlation_id)
 
     def drop_late_replies(self, *, taking: bool) -> None:
         """Stop waiting for replies that are late; to be called now and then, see `Replies`."""
-        self._under_way.drop_late(taking=taking)
+        self._in_flight_replies.drop_late(taking=taking)
 
     def announce(
         self, encoded: bytes, message_type: str, reply_to: str, correlation_id: str | None
     ) -> None:
         """Tell a plain submitter something that is not the end; an SDK client waits for that."""
         if not reply_to.startswith(REPLY_PREFIX):
-            place = (self._letters, reply_to)
-            self._under_way.send_reply(
+            place = (self._single_replies, reply_to)
+            self._in_flight_replies.send_reply(
                 place, encoded, ignored, type_=message_type, correlation_id=correlation_id
             )
 
@@ -435,6 +337,6 @@ class ResultPublisher:
         """Return when everything reported has been sent."""
         await self._records.drain()
         await self._verdicts.drain()
-        await self._under_way.drain()
+        await self._in_flight_replies.drain()
         await self._progress.drain()
         await self._watched.drain()

@@ -37,7 +37,7 @@ def tell(dones: Iterable[ConfirmCallback], error: ManipleError | None) -> None:
         try:
             done(error)
         except Exception:  # noqa: BLE001 - the same
-            _log.exception("what follows a publish failed")
+            _log.exception("what was to be done after a publish has failed")
 
 
 def ignored(_error: ManipleError | None) -> None:

@@ -10,7 +10,7 @@ from maniple.identifiers import new_id
 from maniple.messages import MAX_BODY, RefusedInput
 from maniple.topology import DEAD, refused_key
 from maniple_runtime.metric_names import PUBLISHES_REFUSED
-from maniple_runtime.publish.batch_publisher import REFUSED_PAUSE
+from maniple_runtime.publish.batch_options import REFUSED_PAUSE
 from maniple_runtime.publish.confirm import ConfirmCallback, as_ours, tell
 from maniple_runtime.telemetry import Metrics
 

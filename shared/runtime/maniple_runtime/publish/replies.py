@@ -66,7 +66,7 @@ class Replies:
         self._times = times or Queues()
         self._monotonic = monotonic
         self._dropped = dropped
-        self._under_way: InFlightPublishes[Reply] = InFlightPublishes(self._times.patience)
+        self._in_flight: InFlightPublishes[Reply] = InFlightPublishes(self._times.patience)
         self._released: dict[Reply, float] = {}  # in order of time
         self._late: Counter[Place] = Counter()  # how many of each place are released
         self._heard: dict[Place, float] = {}  # since when each of these has confirmed nothing
@@ -93,7 +93,7 @@ class Replies:
         if place in self._late and self.kept <= REPLY_BYTES // 2:
             self._release(reply, self._monotonic())
         else:
-            reply.ticket = self._under_way.begin(("", key), reply, self._monotonic())
+            reply.ticket = self._in_flight.begin(("", key), reply, self._monotonic())
         outlet.add_item(key, encoded, reply)
 
     def offer(
@@ -147,7 +147,7 @@ class Replies:
 
     def answered(self, since: float) -> None:
         """Record that the broker has confirmed something else that was sent at `since`."""
-        self._under_way.answered(since)
+        self._in_flight.answered(since)
 
     def drop_late(self, *, taking: bool) -> None:
         """Stop waiting for what is not confirmed for too long; to be called now and then.
@@ -156,11 +156,11 @@ class Replies:
         """
         now = self._monotonic()
         if not taking:
-            self._under_way.renew(now)
+            self._in_flight.renew(now)
             self._released = dict.fromkeys(self._released, now)
             self._heard = dict.fromkeys(self._heard, now)
             return
-        for ticket in self._under_way.overdue(now, self._fits()):
+        for ticket in self._in_flight.overdue(now, self._fits()):
             self._release(ticket.item, now)
         for place in self._given_up(now):
             self._drop(place)
@@ -193,7 +193,7 @@ class Replies:
 
     async def drain(self) -> None:
         """Return when nobody waits for a reply any more."""
-        while self._under_way.waits:
+        while self._in_flight.waits:
             self._ended.clear()
             await self._ended.wait()
 
@@ -205,7 +205,7 @@ class Replies:
             self._heard[reply.place] = self._monotonic()
         waited = False
         if reply.ticket is not None:
-            waited = (self._under_way.end if is_answer else self._under_way.withdraw)(reply.ticket)
+            waited = (self._in_flight.end if is_answer else self._in_flight.withdraw)(reply.ticket)
             reply.ticket = None  # which has the reply: both would wait for a garbage collection
             self._ended.set()
         if refused and (waited or reply in self._released):
@@ -235,7 +235,7 @@ class Replies:
         outlet, key = place
         unsent = [done for done in outlet.withdraw(key) if isinstance(done, Reply)]
         for reply in unsent:
-            if reply.ticket is not None and self._under_way.withdraw(reply.ticket):
+            if reply.ticket is not None and self._in_flight.withdraw(reply.ticket):
                 self._release(reply, 0.0)
         for reply in [one for one in self._released if one.place == place]:
             self._forget(reply)
@@ -245,4 +245,4 @@ class Replies:
     def _is_given_up(self, done: ConfirmCallback) -> bool:
         if not isinstance(done, Reply):
             return False
-        return done.ticket is None or self._under_way.is_given_up(done.ticket)
+        return done.ticket is None or self._in_flight.is_given_up(done.ticket)

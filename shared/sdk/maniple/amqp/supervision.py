@@ -216,7 +216,7 @@ class Supervised(ABC):
     def _on_watched(self, wire: Socket, watch: asyncio.Task[None]) -> None:
         """Rebuild the connection if the task that watches it has ended."""
         if not watch.cancelled() and (error := watch.exception()) is not None:
-            _log.error("what watched connection %s has died", self.name, exc_info=error)
+            _log.error("the watcher of connection %s has failed", self.name, exc_info=error)
             if wire is self._wire:
                 self.suspect(error)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 if sys.orig_argv[-2:] == ["-m", "maniple_agent"]:  # not in its worker processes
     import maniple_agent.wiring
     from maniple_agent.settings import AgentSettings
-    from maniple_runtime.process import Runtime
+    from maniple_runtime.runtime import Runtime
 
     _file = Path(os.environ["CAMPAIGN_CLOCK"])
     _build = maniple_agent.wiring.build

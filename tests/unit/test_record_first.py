@@ -7,7 +7,7 @@ import pytest
 from maniple.amqp import Outgoing
 from maniple.errors import BrokerUnavailable, ManipleError
 from maniple.messages import Result, Status
-from maniple_runtime.publish import batch_publisher
+from maniple_runtime.publish import record_first
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.telemetry import Metrics
 from waiting import wait_until
@@ -30,7 +30,7 @@ class Losing(FakePublisher):
         await super().publish(message, timeout=timeout)
 
 
-class Scene:
+class RefusedTask:
     """A task that is refused."""
 
     def __init__(self) -> None:
@@ -40,7 +40,9 @@ class Scene:
         self.told: list[ManipleError | None] = []
 
     def refuse(self, reply_to: str | None = "theirs") -> None:
-        self.results.conclude(REFUSAL, reply_to, "c", self.told.append, alive=lambda: self.alive)
+        self.results.record_first.conclude(
+            REFUSAL, reply_to, "c", self.told.append, alive=lambda: self.alive
+        )
 
     @property
     def sent(self) -> list[str]:
@@ -48,48 +50,48 @@ class Scene:
 
 
 async def test_nobody_is_told_before_it_is_recorded() -> None:
-    scene = Scene()
-    scene.publisher.silent = {"a.task"}
-    scene.refuse()
+    task = RefusedTask()
+    task.publisher.silent = {"a.task"}
+    task.refuse()
     await asyncio.sleep(0.05)  # longer than records wait for company
-    assert (scene.sent, scene.told) == ([], [])
-    scene.publisher.freed.set()
-    await wait_until(lambda: bool(scene.told))
-    assert (scene.sent, scene.told) == (["maniple.results", ""], [None])
+    assert (task.sent, task.told) == ([], [])
+    task.publisher.freed.set()
+    await wait_until(lambda: bool(task.told))
+    assert (task.sent, task.told) == (["maniple.results", ""], [None])
 
 
 async def test_it_is_recorded_again_over_a_new_connection_while_its_source_is_ours() -> None:
-    scene = Scene()
-    scene.publisher.losses = 2
-    scene.refuse(None)
-    await wait_until(lambda: bool(scene.told))
-    assert (scene.sent, scene.told) == (["maniple.results"], [None])
+    task = RefusedTask()
+    task.publisher.losses = 2
+    task.refuse(None)
+    await wait_until(lambda: bool(task.told))
+    assert (task.sent, task.told) == (["maniple.results"], [None])
 
 
 @pytest.mark.parametrize("losses", [0, 1])
 async def test_what_comes_again_to_somebody_is_neither_recorded_nor_told(losses: int) -> None:
-    scene = Scene()
-    scene.publisher.losses = losses
-    scene.alive = bool(losses)
-    scene.refuse()
-    scene.alive = False
-    await wait_until(lambda: bool(scene.told))
-    assert scene.sent == []
-    assert [type(one) for one in scene.told] == [BrokerUnavailable]
+    task = RefusedTask()
+    task.publisher.losses = losses
+    task.alive = bool(losses)
+    task.refuse()
+    task.alive = False
+    await wait_until(lambda: bool(task.told))
+    assert task.sent == []
+    assert [type(one) for one in task.told] == [BrokerUnavailable]
 
 
 @pytest.mark.parametrize("alive", [True, False])
 async def test_a_record_that_is_refused_is_tried_again_only_while_its_source_is_ours(
     alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_publisher, "REFUSED_PAUSE", 0.0)
-    scene = Scene()
-    scene.publisher.full = {"a.task"}
-    scene.refuse(None)
-    await wait_until(lambda: scene.publisher.refused > 1)
-    scene.alive = alive
+    monkeypatch.setattr(record_first, "REFUSED_PAUSE", 0.0)
+    task = RefusedTask()
+    task.publisher.full = {"a.task"}
+    task.refuse(None)
+    await wait_until(lambda: task.publisher.refused > 1)
+    task.alive = alive
     if alive:
-        scene.publisher.full.clear()
-    await wait_until(lambda: bool(scene.told))
-    assert scene.sent == ["maniple.results"] * alive
-    assert [error is None for error in scene.told] == [alive]
+        task.publisher.full.clear()
+    await wait_until(lambda: bool(task.told))
+    assert task.sent == ["maniple.results"] * alive
+    assert [error is None for error in task.told] == [alive]
