@@ -292,7 +292,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
                 "recount bulkheads": recount.recount_bulkheads(),
                 "announce breakers": limits.gossip.announce_breakers(),
                 "show breakers": limits.gossip.show_breakers(),
-                "memory": limits.snapshot.keep(),
+                "keep snapshot": limits.snapshot.keep(),
                 "expiry": expiry.watch_lanes(),
                 "lookups": lookups.answer_lookups(),
                 "long messages": long.work_in_slices(),
