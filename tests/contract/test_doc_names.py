@@ -1,4 +1,4 @@
-"""Files, modules, classes and functions that a page names in backquotes are there."""
+"""What a page names in backquotes is there: files, modules, functions, and events in logs."""
 
 import ast
 import re
@@ -25,6 +25,9 @@ FILE = re.compile(r"[\w./-]+\.(?:py|md|toml|yml|yaml|json|sh|conf)")
 DOTTED = re.compile(r"maniple(?:_\w+)?(?:\.\w+)+")
 CLASS = re.compile(r"([A-Z]\w*[a-z]\w*)(?:\.\w+)*")
 CALLED = re.compile(r"(?:\w+\.)*(\w+)\([^()]*\)")
+PROGRAMS = "maniple|make|docker|rabbitmqctl"
+PHRASE = re.compile(rf"(?!(?:{PROGRAMS})\b)[a-z][a-z']*(?: [a-z']+){{2,}}")
+"""At least three words that are no command: an event in a log, or what `/health` says."""
 each_page = pytest.mark.parametrize(
     "page",
     [page for page in PAGES if page != CHANGELOG],
@@ -51,10 +54,28 @@ def words() -> frozenset[str]:
     """Return what our sources give a name to, or use: identifiers, and the words of short texts."""
     found = set[str]()
     for top in ("shared", "services", "tests", "tools", "bench", "infra", "examples"):
-        for path in (ROOT / top).rglob("*.py"):
+        for path in _sources(top):
             if path != Path(__file__):
                 found.update(_words_of(ast.parse(path.read_text())))
     return frozenset(found)
+
+
+@cache
+def said() -> str:
+    """Return all that our processes may say: the texts in their sources, a line each."""
+    trees = [
+        ast.parse(path.read_text()) for top in ("shared", "services") for path in _sources(top)
+    ]
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    return "\n".join(
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def _sources(top: str) -> Iterator[Path]:
+    return (ROOT / top).rglob("*.py")
 
 
 def _words_of(tree: ast.AST) -> Iterator[str]:
@@ -89,6 +110,8 @@ def missing(text: str, own: frozenset[str] = frozenset()) -> set[str]:
             there = is_there(span)
         elif name := CLASS.fullmatch(span) or CALLED.fullmatch(span):
             there = name[1] in words() | LIBRARIES
+        elif PHRASE.fullmatch(span):
+            there = span in said()
         else:
             continue
         if not there:
@@ -110,7 +133,11 @@ def test_what_is_gone_is_found() -> None:
         "maniple.gone",
         "Gone",
         "vanished(…)",
+        "agents vanish together",
     }
-    there = {"codec.py", "maniple/codec.py", "maniple.codec", "maniple.tasks", "Task", "connect()"}
+    there = {
+        *("codec.py", "maniple/codec.py", "maniple.codec", "maniple.tasks", "Task", "connect()"),
+        *("a redelivered task goes on here", "maniple vanish together", "two words"),
+    }
     assert missing(" ".join(f"`{name}`" for name in gone | there)) == gone
     assert missing("```py\n`Gone`\n```\n`a\nGone`") == set()

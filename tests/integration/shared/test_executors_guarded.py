@@ -95,8 +95,8 @@ async def test_a_handler_that_ends_the_loop_does_not_end_its_neighbours(
             loop.run([job("later", "x.async", 2)])
             assert (await told.of("later")).output == b"4"
             await wait_until(lambda: loop.free == 3)
-    left = [line for line in lines if "loop was left" in line["event"]]
-    assert len(left) == (capability == "x.subtask_exits")
+    ended = [line for line in lines if line["event"] == handler_loop.LOOP_ENDED]
+    assert len(ended) == (capability == "x.subtask_exits")
 
 
 @pytest.mark.parametrize("kind", ["loop", "threads", "process"])

@@ -26,6 +26,7 @@ from maniple_agent.jobs import Job, Report, tell
 from maniple_runtime.telemetry.context import in_span
 
 Finished = tuple[Job, Outcome, float]
+LOOP_ENDED = "a handler has ended the handlers' event loop; it goes on"
 _UNTRACED = contextlib.nullcontext()
 
 
@@ -154,7 +155,7 @@ class HandlerLoop:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the others go on
             failure = of_exception(error).failure
             self._log.error(
-                "a handler has ended the handlers' event loop; it goes on",
+                LOOP_ENDED,
                 reason=failure.message if failure else "",
                 handlers=sorted({job.definition.capability for job in self._tasks}),
             )

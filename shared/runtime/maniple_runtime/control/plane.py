@@ -36,6 +36,7 @@ REQUEST_TIMEOUT = 5.0
 DRAIN_TIMEOUT = 2.0
 PRIVATE_PREFIX = "maniple.private."
 COMPONENT = "control plane"
+QUEUES = "control plane queues"
 BLOCKED = "held back by RabbitMQ: memory or disk alarm"
 _DEFAULT_EXCHANGE = Exchange("", "direct")
 
@@ -149,7 +150,7 @@ class ControlPlane:
             self._log.warning("queues are not consumed", queues=sorted(queues))
         if self._health is not None:
             detail = f"do not answer: {', '.join(sorted(queues))}" if queues else ""
-            self._health.set(f"{COMPONENT} queues", ok=not queues, detail=detail)
+            self._health.set(QUEUES, ok=not queues, detail=detail)
 
     async def subscribe(
         self,
