@@ -7,6 +7,7 @@ import pytest
 
 from maniple.clock import Clock
 from maniple_agent import wiring
+from maniple_runtime.control.messages import AgentPhase
 
 
 class Leaving:
@@ -16,6 +17,8 @@ class Leaving:
         self.now = 0.0
         self.draining = False
         self.goodbyes: list[float] = []
+        self.phases: list[AgentPhase] = []
+        self.announced: list[AgentPhase] = []
         self._pause, self._over = pause, over
         self.parts: Any = SimpleNamespace(
             ending=SimpleNamespace(seconds=seconds),
@@ -25,8 +28,8 @@ class Leaving:
             time=SimpleNamespace(clock=Clock(monotonic=lambda: self.now)),
         )
         self.heartbeats: Any = SimpleNamespace(
-            enter_phase=lambda _: None,
-            announce=lambda: None,
+            enter_phase=self.phases.append,
+            announce=lambda: self.announced.extend(self.phases[-1:]),
             send_heartbeat=self._send,
             patience=2.5,
         )
@@ -66,4 +69,6 @@ async def test_a_goodbye_has_what_is_left(
     await wiring._leave(leaving.parts, leaving.heartbeats)
     assert leaving.was_draining  # or a fence that opens meanwhile would let something in
     assert leaving.goodbyes == goodbyes
+    assert leaving.announced[:1] == [AgentPhase.DRAINING]
+    assert leaving.phases == [AgentPhase.DRAINING, AgentPhase.LEAVING]
     assert leaving.now <= seconds + 3.5

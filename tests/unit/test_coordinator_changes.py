@@ -7,11 +7,13 @@ import pytest
 
 from limits_simulation import Simulation
 from maniple.timings import Peers
+from maniple_dispatcher.limits.breaker import Ends
 from maniple_dispatcher.limits.coordinator import Coordinator
-from maniple_dispatcher.limits.lease_owner import LeaseOwner
+from maniple_dispatcher.limits.lease_owner import BREAKER, LeaseOwner
 from maniple_dispatcher.limits.limit import Limit, TokenBucketLimit
 from maniple_dispatcher.limits.messages import Ask, DispatcherReport, Grant
 from maniple_dispatcher.limits.token_bucket import Terms, TokenBuckets
+from maniple_policies.kinds.circuit_breaker import CircuitBreakerSpec
 from permits import ask_permit
 
 TERMS = Terms(rate=1000.0, capacity=1000.0)
@@ -158,6 +160,20 @@ def owned_by(coordinator: Coordinator, name: str) -> Limit:
     return next(
         TokenBucketLimit(key, TERMS) for key in keys if coordinator.peers.owner(key) == name
     )
+
+
+def test_how_attempts_ended_opens_breakers_of_our_own_lanes_only() -> None:
+    spec = CircuitBreakerSpec(consecutive=3)
+    coordinator = ready(Coordinator("one", LeaseOwner(lambda _: spec), 0.0), "one", "two")
+    owner = coordinator.peers.owner
+    ours = next(lane for lane in map(str, range(99)) if owner(BREAKER + lane) == "one")
+    theirs = next(lane for lane in map(str, range(99)) if owner(BREAKER + lane) == "two")
+    due = [coordinator.due]
+    for lane in (theirs, ours):
+        coordinator.record_outcomes(lane, Ends(failed=3, failing=3), 10.0)
+        due.append(coordinator.due)
+    assert due == [False, False, True]
+    assert [told.lane for told in coordinator.make_report(10.0).breakers] == [ours]
 
 
 def test_a_dispatcher_tells_newcomers_only_what_was_decided_by_itself() -> None:
