@@ -113,12 +113,12 @@ class Fenced:
             resume=nothing,
             stop_consuming=nothing,
         )
-        departures: Any = SimpleNamespace(kept_bytes=0)
+        agent_publisher: Any = SimpleNamespace(kept_bytes=0)
         self.fence = Fence(
             runtime,
             self.confirmation,
             work,
-            departures=departures,
+            agent_publisher=agent_publisher,
             hot=link,
             plane=link,
         )

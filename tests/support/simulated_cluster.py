@@ -278,7 +278,7 @@ class Agent:
             runtime,
             confirmation,
             work,
-            departures=kept,
+            agent_publisher=kept,
             hot=hot,
             plane=plane,
         )

@@ -178,13 +178,13 @@ class Agent:
         results = ResultPublisher(self.publisher, metrics, replier=self.publisher, times=queues)
         traces = AttemptTracing(tracer, lambda: self.now)
         self.reports = ProgressReports(results, lambda: self.now)
-        self.departures = AgentPublisher(
+        self.agent_publisher = AgentPublisher(
             self.publisher, results, metrics, times=queues, monotonic=monotonic
         )
         self.work = Scheduler(
             "agent-1",
             registry or TaskRegistry([a_task, a_task_once, an_exclusive_task]),
-            self.departures,
+            self.agent_publisher,
             self.reports,
             metrics=metrics,
             clock=Clock(now=lambda: self.now, monotonic=monotonic),
@@ -217,7 +217,7 @@ class Agent:
     async def settle(self) -> None:
         await asyncio.sleep(0)
         if self.publisher.up.is_set() and not self.publisher.silent:
-            await self.departures.drain_publishes()
+            await self.agent_publisher.drain_publishes()
         for _ in range(10):
             await asyncio.sleep(0)
 

@@ -28,7 +28,7 @@ def stuck(*keys: str, queues: Queues = NOW_OVERDUE) -> Agent:
 
 
 async def look(agent: Agent, *, taking: bool = True) -> None:
-    agent.departures.redirect_overdue(taking=taking)
+    agent.agent_publisher.redirect_overdue(taking=taking)
     await agent.settle()
 
 
@@ -192,8 +192,8 @@ async def test_while_no_tier_confirms_anything_tasks_wait_for_the_next_that_may_
     await agent.take(lost)
     for _ in range(len(DELAY_TIERS) + 1):
         await look(agent)
-    assert (len(agent.departures._paused), lost.acked) == (1, 0)
-    assert agent.departures.kept_bytes > 0
+    assert (len(agent.agent_publisher._paused), lost.acked) == (1, 0)
+    assert agent.agent_publisher.kept_bytes > 0
     agent.publisher.silent.clear()
     await wait_until(lambda: lost.acked == 1)
     assert waiting(agent) == ["1"]
@@ -213,13 +213,13 @@ async def test_a_queue_that_refuses_gets_no_copy_made(monkeypatch: pytest.Monkey
     agent.work.dissolve()
     for _ in range(30):
         now[0] += 1.0
-        agent.departures.under_way.answered(now[0])  # others have their confirms all the while
-        agent.departures.redirect_overdue(taking=True)
+        agent.agent_publisher.in_flight.answered(now[0])  # others have their confirms all the while
+        agent.agent_publisher.redirect_overdue(taking=True)
         await asyncio.sleep(0.01)
     assert (waiting(agent), delivery.acked) == ([], 0)
     agent.publisher.full = set()
     await wait_until(lambda: delivery.acked == 1)
-    await agent.departures.drain_publishes()
+    await agent.agent_publisher.drain_publishes()
     assert waiting(agent) == ["1"]
 
 
@@ -233,14 +233,14 @@ async def test_who_drains_waits_for_what_goes_from_a_full_lane_to_a_tier_and_fro
     for delivery in (lost, back):
         agent.work.ingress.on_bundle(delivery)  # type: ignore[arg-type]  # a fake
     agent.work.dissolve()
-    await agent.departures.drain_publishes()
+    await agent.agent_publisher.drain_publishes()
     assert (lost.acked, back.acked) == (1, 1)
 
 
 async def test_who_drains_does_not_wait_for_a_lane_that_confirms_nothing() -> None:
     agent, lost = stuck("a.task"), Delivery(envelope("1"), redelivered=True)
     await agent.take(lost)
-    draining = asyncio.create_task(agent.departures.drain_publishes())
+    draining = asyncio.create_task(agent.agent_publisher.drain_publishes())
     await asyncio.sleep(0)
     assert not draining.done()
     for _ in range(3):
@@ -253,15 +253,15 @@ async def test_what_has_just_been_confirmed_may_be_looked_at_to_be_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     agent = Agent()
-    departures, keys = agent.departures, list[str]()
-    told = departures._told
+    agent_publisher, keys = agent.agent_publisher, list[str]()
+    told = agent_publisher._told
 
     def look_at_it(leaving: Leaving, error: ManipleError | None) -> None:
         told(leaving, error)
-        leaving.outlet.cancel("a.task", departures._is_given_up)
+        leaving.outlet.cancel("a.task", agent_publisher._is_given_up)
         keys.append("a.task")
 
-    monkeypatch.setattr(departures, "_told", look_at_it)
+    monkeypatch.setattr(agent_publisher, "_told", look_at_it)
     lost = Delivery(envelope("1"), envelope("2"), redelivered=True)
     await agent.take(lost)
     assert ([key for key, _ in agent.moved()], keys) == (["a.task"] * 2, ["a.task"] * 2)

@@ -99,29 +99,29 @@ def test_what_was_nowhere_for_long_is_remembered_no_more_sooner_where_its_lanes_
     assert bulkheads.is_full(KEY, MOST)
 
 
-def answers(coordinator: Simulation, name: str) -> list[bool | None]:
+def answers(dispatchers: Simulation, name: str) -> list[bool | None]:
     said: list[bool | None] = []
     ask_permit(
-        coordinator.alive[name], LIMIT, lambda passes, _: said.append(passes), coordinator.now
+        dispatchers.alive[name], LIMIT, lambda passes, _: said.append(passes), dispatchers.now
     )
-    coordinator.run(0.5)
+    dispatchers.run(0.5)
     return said
 
 
 @pytest.mark.parametrize("dies", [False, True])
 def test_all_dispatchers_tell_the_same_of_it_also_when_another_owns_it(*, dies: bool) -> None:
-    coordinator = Simulation(1)
-    (name,) = coordinator.alive
-    bulkheads = coordinator.alive[name].owned.bulkheads
-    bulkheads.follow_owner(KEY, (MOST, (LANE,)), coordinator.now, ours=True, unsure=MOST)
+    dispatchers = Simulation(1)
+    (name,) = dispatchers.alive
+    bulkheads = dispatchers.alive[name].owned.bulkheads
+    bulkheads.follow_owner(KEY, (MOST, (LANE,)), dispatchers.now, ours=True, unsure=MOST)
     for number in range(2):
-        coordinator.start(f"another-{number}")
-    coordinator.run(3.0)
+        dispatchers.start(f"another-{number}")
+    dispatchers.run(3.0)
     if dies:
-        coordinator.kill(coordinator.owner(KEY))
-        coordinator.run(3.0)
-    assert {name: answers(coordinator, name) for name in coordinator.alive} == {
-        name: [None] for name in coordinator.alive
+        dispatchers.kill(dispatchers.owner(KEY))
+        dispatchers.run(3.0)
+    assert {name: answers(dispatchers, name) for name in dispatchers.alive} == {
+        name: [None] for name in dispatchers.alive
     }
 
 

@@ -62,7 +62,7 @@ class Fenced:
             runtime,
             self.confirmation,
             self.agent.work,
-            departures=self.agent.departures,
+            agent_publisher=self.agent.agent_publisher,
             hot=hot,
             plane=plane,
         )

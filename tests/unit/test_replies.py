@@ -58,7 +58,7 @@ async def test_a_silent_reply_queue_holds_up_no_bundle_and_gets_its_replies_late
 ) -> None:
     agent, deliveries = await ended(reply_to, NOW_OVERDUE)
     assert acked(deliveries) == {0: TASKS}
-    agent.departures.redirect_overdue(taking=True)
+    agent.agent_publisher.redirect_overdue(taking=True)
     assert acked(deliveries) == {1: TASKS}
     agent.publisher.freed.set()
     await wait_until(lambda: replied(agent, reply_to) == TASKS)
@@ -69,7 +69,7 @@ async def test_a_silent_reply_queue_holds_up_no_bundle_and_gets_its_replies_late
 @both_kinds
 async def test_a_reply_that_is_not_confirmed_yet_is_waited_for(reply_to: str) -> None:
     agent, deliveries = await ended(reply_to, LATER)
-    agent.departures.redirect_overdue(taking=True)
+    agent.agent_publisher.redirect_overdue(taking=True)
     assert acked(deliveries) == {0: TASKS}
     agent.publisher.freed.set()
     await wait_until(lambda: acked(deliveries) == {1: TASKS})
@@ -77,7 +77,7 @@ async def test_a_reply_that_is_not_confirmed_yet_is_waited_for(reply_to: str) ->
 
 async def test_while_the_broker_takes_nothing_nobodys_time_counts() -> None:
     agent, deliveries = await ended("theirs", Queues(patience=1e-9))
-    agent.departures.redirect_overdue(taking=False)
+    agent.agent_publisher.redirect_overdue(taking=False)
     assert acked(deliveries) == {0: TASKS}
 
 
@@ -189,20 +189,20 @@ async def test_only_a_queue_that_confirms_nothing_is_given_up_for_want_of_room(
     monkeypatch.setattr(replies, "REPLY_BYTES", 5 * replies.BESIDES)
     wire, done, dropped = Wire(), Counter[str](), Counter[str]()
     times = Queues(patience=0.0, silence=10.0)
-    under_way = Replies(lambda: dropped.update(["one"]), times, lambda: now)
+    in_flight = Replies(lambda: dropped.update(["one"]), times, lambda: now)
     for number in range(TASKS):
         ended = partial(_count, done, str(number))
-        under_way.send_reply((cast("BatchPublisher", wire), "me"), b"", ended)
-    under_way.answered(1.0)
-    under_way.drop_late(taking=True)
+        in_flight.send_reply((cast("BatchPublisher", wire), "me"), b"", ended)
+    in_flight.answered(1.0)
+    in_flight.drop_late(taking=True)
     for _ in range(3):
         now += 9.0
         for _ in range(confirms):
             wire.sent.pop(0)(None)
-        under_way.drop_late(taking=True)
+        in_flight.drop_late(taking=True)
     assert set(done.values()) == {1}
     assert (dropped.total() > 0) == (confirms == 0)
-    assert under_way.kept <= 6 * replies.BESIDES
+    assert in_flight.kept <= 6 * replies.BESIDES
 
 
 async def test_who_leaves_waits_for_no_silent_reply_queue() -> None:

@@ -51,7 +51,7 @@ async def test_without_room_for_another_attempt_the_last_one_counts() -> None:
 
 async def test_an_attempt_that_runs_for_a_second_is_recorded_once() -> None:
     agent = Agent()
-    watch = TaskWatch(agent.work, agent.departures, "agent-1", period=0.25)
+    watch = TaskWatch(agent.work, agent.agent_publisher, "agent-1", period=0.25)
     await agent.take(Delivery(envelope("1"), envelope("2")))
     for seconds in (0.5, 1.5, 2.5):
         watch.announce_running(NOW + timedelta(seconds=seconds))

@@ -101,17 +101,17 @@ class Completion:
     def __init__(
         self,
         agent: str,
-        departures: AgentPublisher,
+        agent_publisher: AgentPublisher,
         deadlines: TaskDeadlines,
         metrics: Metrics,
         *,
         traces: AttemptTracing,
     ) -> None:
-        """Publish through `departures`; what is settled is forgotten in `attempts`."""
+        """Publish through `agent_publisher`; what is settled is forgotten in `attempts`."""
         self._traces = traces
         self._monotonic = deadlines.clock.monotonic
         self._agent = agent
-        self._departures = departures
+        self._agent_publisher = agent_publisher
         self.attempts = Attempts()
         self._deadlines = deadlines
         self._results = metrics.counters(RESULTS)
@@ -148,10 +148,12 @@ class Completion:
         self._results[result.capability, variant, result.status.value].inc()
         if self._traces.on:
             result, done = self._traces.ending(result, envelope, done)
-        departures = self._departures
-        if departures.under_way.waits:
-            done = departures.answering(done)
-        departures.results.report_result(result, envelope.reply_to, envelope.correlation_id, done)
+        agent_publisher = self._agent_publisher
+        if agent_publisher.in_flight.waits:
+            done = agent_publisher.answering(done)
+        agent_publisher.results.report_result(
+            result, envelope.reply_to, envelope.correlation_id, done
+        )
 
     def publish_decision(self, job: Job, decision: Result | NextAttempt, outcome: Outcome) -> None:
         """Publish what was decided about a job."""
@@ -162,7 +164,7 @@ class Completion:
             def end(envelope: Envelope, done: ConfirmCallback) -> None:
                 self.publish_result(last(attempt, outcome, ran), envelope, done)
 
-            self._departures.retry(decision, end, departed, may_copy=may_copy(job.definition))
+            self._agent_publisher.retry(decision, end, departed, may_copy=may_copy(job.definition))
         else:
             envelope = job.envelope
             if job.span is not None:  # the span of its sending stands under that of the attempt
@@ -177,7 +179,9 @@ class Completion:
     def ask_dispatcher(self, job: Job) -> None:
         """Have a dispatcher judge whether the time of a job that could not start is over."""
         copies = may_copy(job.definition)
-        self._departures.ask_dispatcher(job.envelope, partial(self._departed, job), may_copy=copies)
+        self._agent_publisher.ask_dispatcher(
+            job.envelope, partial(self._departed, job), may_copy=copies
+        )
 
     def fail_job(self, job: Job, error: Exception) -> None:
         """End a job that this agent cannot handle; see `fail`."""
@@ -237,7 +241,7 @@ class Completion:
 
     def _alone(self, key: str, envelope: Envelope, reason: str, job: Job) -> None:
         copies, keep = may_copy(job.definition), job.keeps_room
-        self._departures.alone(key, envelope, reason, job.settle, may_copy=copies, keep=keep)
+        self._agent_publisher.alone(key, envelope, reason, job.settle, may_copy=copies, keep=keep)
 
     def _departed(self, job: Job, error: ManipleError | None = None) -> None:
         """Settle a job: the broker has what came of it, or it cannot be published."""

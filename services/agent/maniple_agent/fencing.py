@@ -27,7 +27,7 @@ class Fence:
         confirmation: Confirmation,
         work: Scheduler,
         *,
-        departures: AgentPublisher,
+        agent_publisher: AgentPublisher,
         hot: HotPath,
         plane: ControlPlane,
     ) -> None:
@@ -35,7 +35,7 @@ class Fence:
         self._runtime = runtime
         self._confirmation = confirmation
         self._work = work
-        self._departures = departures
+        self._agent_publisher = agent_publisher
         self._hot = hot
         self._plane = plane
         self._monotonic = runtime.clock.monotonic
@@ -88,8 +88,10 @@ class Fence:
         """Stop what may soon run elsewhere, and all if its results cannot be kept."""
         if self._confirmation.exclusive_over(now):
             self._work.stop_exclusive()
-        if self._work.running and self._departures.kept_bytes > KEPT_BYTES:
-            self._log.error("too many results to keep; stopping", bytes=self._departures.kept_bytes)
+        if self._work.running and self._agent_publisher.kept_bytes > KEPT_BYTES:
+            self._log.error(
+                "too many results to keep; stopping", bytes=self._agent_publisher.kept_bytes
+            )
             self._work.stopped.stop_jobs(self._work.running)
 
     def _rebuild(self, now: float) -> None:

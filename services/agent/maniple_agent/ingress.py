@@ -38,9 +38,9 @@ class Ingress:
         self,
         registry: TaskRegistry,
         waiting: RunQueue,
-        conclusions: Completion,
-        splits: SuspectRedelivery,
-        departures: AgentPublisher,
+        completion: Completion,
+        redelivery: SuspectRedelivery,
+        agent_publisher: AgentPublisher,
         *,
         deadlines: TaskDeadlines,
         measures: defaultdict[str, LaneMeasure],
@@ -52,10 +52,10 @@ class Ingress:
         self._monotonic = deadlines.clock.monotonic
         self._registry = registry
         self._waiting = waiting
-        self._conclusions = conclusions
-        self._attempts = conclusions.attempts
-        self._splits = splits
-        self._departures = departures
+        self._completion = completion
+        self._attempts = completion.attempts
+        self._redelivery = redelivery
+        self._agent_publisher = agent_publisher
         self._deadlines = deadlines
         self._measures = measures
         self._metrics = metrics
@@ -93,7 +93,7 @@ class Ingress:
             try:
                 self._take_member(envelope, bundle, now, suspect=suspect)
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
-                self._conclusions.fail(envelope, error, bundle.settle)
+                self._completion.fail(envelope, error, bundle.settle)
         if not delivery.redelivered:
             self._measures[envelopes[0].lane].bundled(len(envelopes))
         self._queued()
@@ -118,28 +118,30 @@ class Ingress:
             self._log.error("something in a bundle is no task", reason=unreadable.message)
             bundle.settle()
             return
-        result = undecodable(envelope, unreadable, self._conclusions.ran())
-        self._conclusions.publish_result(result, envelope, bundle.settle)
+        result = undecodable(envelope, unreadable, self._completion.ran())
+        self._completion.publish_result(result, envelope, bundle.settle)
 
     def _take_task(self, envelope: Envelope, bundle: Bundle, now: Moment, *, suspect: bool) -> None:
         definition = self._registry.definitions.get(envelope.capability)
         fate = self._deadlines.fate(envelope, now)
         if fate is DeadlineFate.ASKED:
-            self._departures.ask_dispatcher(envelope, bundle.settle, may_copy=may_copy(definition))
+            self._agent_publisher.ask_dispatcher(
+                envelope, bundle.settle, may_copy=may_copy(definition)
+            )
             return
         if fate is DeadlineFate.EXPIRED:
-            result = expired(envelope, self._conclusions.ran())
+            result = expired(envelope, self._completion.ran())
         elif definition is None:
-            result = unknown_capability(envelope, self._conclusions.ran())
+            result = unknown_capability(envelope, self._completion.ran())
         elif envelope.lost and is_over(envelope, definition):
-            result = lost_at_most_once(envelope, self._conclusions.ran())
+            result = lost_at_most_once(envelope, self._completion.ran())
         else:
             share = self._waiting.share(definition)
             job = Job(envelope, definition, bundle, suspect=suspect, share=share)
             self._attempts.add_attempt(job)
             self._waiting.enqueue(job)
             return
-        self._conclusions.publish_result(result, envelope, bundle.settle)
+        self._completion.publish_result(result, envelope, bundle.settle)
 
     def _adopt(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> bool:
         """Have an attempt that is still here settle its part of a bundle that brings it again."""
@@ -153,4 +155,4 @@ class Ingress:
 
     def _move(self, envelope: Envelope, bundle: Bundle, *, suspect: bool) -> None:
         moved = self._traces.migrated(envelope, LOST, lost=True)
-        self._splits.move(moved, self._conclusions.ran(), LOST, bundle, suspect=suspect)
+        self._redelivery.move(moved, self._completion.ran(), LOST, bundle, suspect=suspect)

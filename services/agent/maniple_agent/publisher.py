@@ -66,7 +66,7 @@ class AgentPublisher:
         self._delay = BatchPublisher(publisher, DELAY, ENVELOPES_TYPE, counted)
         self._events = BatchPublisher(publisher, EVENTS, RUNNING_TYPE, insisting)
         self._times = times or Queues()
-        self.under_way: InFlightPublishes[Leaving] = InFlightPublishes(self._times.patience)
+        self.in_flight: InFlightPublishes[Leaving] = InFlightPublishes(self._times.patience)
         """What goes to a lane or a tier; see `answering`."""
         self._backoff = DestinationBackoff(self._times)
         self._cancel_at: dict[tuple[BatchPublisher, str], float] = {}
@@ -90,7 +90,7 @@ class AgentPublisher:
         since = self._monotonic()
 
         def answered(error: ManipleError | None) -> None:
-            self.under_way.answered(since)
+            self.in_flight.answered(since)
             done(error)
 
         return answered
@@ -205,7 +205,7 @@ class AgentPublisher:
         """Publish, and do something `instead` if that is not confirmed while others are."""
         exchange = LANES if outlet is self._lanes else DELAY
         leaving = Leaving(outlet, task.done, instead, self._told)
-        leaving.ticket = self.under_way.begin(
+        leaving.ticket = self.in_flight.begin(
             (exchange.name, key), leaving, self._monotonic(), may_copy=task.may_copy
         )
         outlet.add_item(key, task.encoded, leaving)
@@ -213,7 +213,7 @@ class AgentPublisher:
     def _told(self, leaving: Leaving, error: ManipleError | None) -> None:
         """Go on with a task, now that it is known what became of its publish."""
         is_answer = error is None or isinstance(error, PublishRefused)
-        ended = self.under_way.end if is_answer else self.under_way.withdraw
+        ended = self.in_flight.end if is_answer else self.in_flight.withdraw
         self._changed.set()
         # It has what leaves: both would wait for a garbage collection.
         ticket, leaving.ticket = leaving.ticket, None
@@ -236,9 +236,9 @@ class AgentPublisher:
         self.results.drop_late_replies(taking=taking)
         now = self._monotonic()
         if not taking:
-            self.under_way.renew(now)
+            self.in_flight.renew(now)
             return
-        overdue, waited_for = self.under_way.overdue(now), self.under_way.waited_for(now)
+        overdue, waited_for = self.in_flight.overdue(now), self.in_flight.waited_for(now)
         for stuck in {ticket.key for ticket in overdue} | waited_for:
             self._backoff.shut(stuck, Waiting.UNCONFIRMED, now)
         for ticket in overdue:
@@ -261,7 +261,7 @@ class AgentPublisher:
     def _is_given_up(self, done: ConfirmCallback) -> bool:
         if not isinstance(done, Leaving):
             return False
-        return done.ticket is None or self.under_way.is_given_up(done.ticket)
+        return done.ticket is None or self.in_flight.is_given_up(done.ticket)
 
     def ask_dispatcher(self, envelope: Envelope, done: ConfirmCallback, *, may_copy: bool) -> None:
         """Have a dispatcher judge whether a task's time is over: it ends there, or comes back."""
@@ -273,7 +273,7 @@ class AgentPublisher:
 
         What a lane refuses or does not confirm goes to a tier, and from there perhaps to another.
         """
-        while self.under_way.waits or self._paused:
+        while self.in_flight.waits or self._paused:
             self._changed.clear()
             await self._changed.wait()
         await self._events.drain()

@@ -53,7 +53,7 @@ class Scheduler:
         self,
         agent: str,
         registry: TaskRegistry,
-        departures: AgentPublisher,
+        agent_publisher: AgentPublisher,
         progress: ProgressReports,
         *,
         metrics: Metrics,
@@ -66,7 +66,7 @@ class Scheduler:
         most_bytes: int = MOST_BYTES,
         at_once: dict[str, int] | None = None,
     ) -> None:
-        """Publish through `departures`; `executors` makes what runs jobs and tells the report.
+        """Publish through `agent_publisher`; `executors` makes what runs jobs and tells the report.
 
         Nothing is started while it is `fenced`. Deadlines go by what is `known` (None: by `clock`,
         which then has the cluster's time). No more is begun while payloads that run and results on
@@ -74,21 +74,23 @@ class Scheduler:
         """
         self._monotonic = clock.monotonic
         self._traces = traces
-        self._departures = departures
+        self._agent_publisher = agent_publisher
         self._progress = progress
         self._queue_seconds = metrics.histograms(QUEUE_SECONDS)
         self._run_seconds = metrics.histograms(RUN_SECONDS)
         self._fenced = fenced
         self._deadlines = TaskDeadlines(known or clock.now, clock)
-        self._conclusions = Completion(agent, departures, self._deadlines, metrics, traces=traces)
-        self.attempts = self._conclusions.attempts
+        self._completion = Completion(
+            agent, agent_publisher, self._deadlines, metrics, traces=traces
+        )
+        self.attempts = self._completion.attempts
         self._suspect: Job | None = None
         self._pumping = False
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
-        self._splits = SuspectRedelivery(
-            registry, departures, self._conclusions.publish_result, self._schedule_pump
+        self._redelivery = SuspectRedelivery(
+            registry, agent_publisher, self._completion.publish_result, self._schedule_pump
         )
         self.waiting = RunQueue(times)
         self.running: set[Job] = set()
@@ -98,9 +100,9 @@ class Scheduler:
         self.ingress = Ingress(
             registry,
             self.waiting,
-            self._conclusions,
-            self._splits,
-            departures,
+            self._completion,
+            self._redelivery,
+            agent_publisher,
             deadlines=self._deadlines,
             measures=self.measures,
             metrics=metrics,
@@ -108,7 +110,9 @@ class Scheduler:
             queued=self._schedule_pump,
         )
         self.slots = Slots(executors(self))
-        self.stopped = StoppedJobs(self.slots, self._conclusions, self._splits, traces, self._ended)
+        self.stopped = StoppedJobs(
+            self.slots, self._completion, self._redelivery, traces, self._ended
+        )
         for kind, executor in self.slots:
             names = [one.capability for one in registry if one.executor is kind]
             self.waiting.turns(kind).divide(names, executor.capacity, at_once or {})
@@ -123,7 +127,7 @@ class Scheduler:
     def _pump(self) -> None:
         self._pumping = False
         if self.draining:
-            self._conclusions.hand_back(self.waiting.take_all(), DRAIN)
+            self._completion.hand_back(self.waiting.take_all(), DRAIN)
             return
         # By the clock, not by what was last looked at: this process may have been frozen since.
         if self._fenced():
@@ -140,8 +144,8 @@ class Scheduler:
         turns = self.waiting.turns(kind)
         turns.begin_round(free, executor.capacity - free, lambda: executor.kept)
         now = self._deadlines.now()
-        held = self._splits.holds_back if self._splits.under_way else None
-        most = self._most_bytes - self._departures.results_kept
+        held = self._redelivery.holds_back if self._redelivery.in_flight else None
+        most = self._most_bytes - self._agent_publisher.results_kept
         tight = tight_from(most)
         while free > 0 and self._running_bytes < most:
             spare = None if self._running_bytes < tight else most - self._running_bytes
@@ -155,7 +159,7 @@ class Scheduler:
                     free -= 1
             except Exception as error:  # noqa: BLE001 - one of them must not cost the others
                 self._ended(job)
-                self._conclusions.fail_job(job, error)
+                self._completion.fail_job(job, error)
         return jobs
 
     def _begins(self, job: Job, now: Moment) -> bool:
@@ -166,9 +170,9 @@ class Scheduler:
         fate = self._deadlines.fate(envelope, now)
         if fate is not DeadlineFate.RUNS:
             end = (
-                self._conclusions.expire
+                self._completion.expire
                 if fate is DeadlineFate.EXPIRED
-                else self._conclusions.ask_dispatcher
+                else self._completion.ask_dispatcher
             )
             end(job)
             return False
@@ -198,14 +202,14 @@ class Scheduler:
         """Publish the result of a job, or send it to another attempt."""
         self._ended(job)
         try:
-            decision = self._conclusions.decide(job, outcome)
+            decision = self._completion.decide(job, outcome)
             status = "retried" if isinstance(decision, NextAttempt) else decision.status.value
             self.measures[job.envelope.lane].ran(seconds, status, outcome.failure)
             exemplar = exemplar_of(job.envelope) if job.span else None
             self._run_seconds[job.envelope.capability,].observe(seconds, exemplar)
-            self._conclusions.publish_decision(job, decision, outcome)
+            self._completion.publish_decision(job, decision, outcome)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others
-            self._conclusions.fail_job(job, error)
+            self._completion.fail_job(job, error)
         self._schedule_pump()
 
     def returned(self, jobs: Iterable[Job]) -> None:
@@ -225,7 +229,7 @@ class Scheduler:
                 back.append(job)
             else:
                 self.waiting.enqueue(job)
-        self._conclusions.hand_back(back, DRAIN)
+        self._completion.hand_back(back, DRAIN)
         for job in jobs:
             self._ended(job)
         self._schedule_pump()
@@ -287,9 +291,9 @@ class Scheduler:
         if not self._fenced():
             if (known := self._deadlines.known()) is not None:
                 for job in self.waiting.take_expired(known):
-                    self._conclusions.expire(job)
+                    self._completion.expire(job)
                 self._end_overdue(known)
-            self._conclusions.hand_back(self.waiting.take_overdue(now), OVERLOAD)
+            self._completion.hand_back(self.waiting.take_overdue(now), OVERLOAD)
 
     def _end_overdue(self, known: datetime) -> None:
         """End what began while nobody knew the time, and goes on though its deadline has passed."""
@@ -311,7 +315,7 @@ class Scheduler:
         """
         self.begin_draining()
         deadline = self._monotonic() + timeout
-        self._conclusions.hand_back(self.waiting.take_all(), DRAIN)
+        self._completion.hand_back(self.waiting.take_all(), DRAIN)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
@@ -321,4 +325,4 @@ class Scheduler:
         with contextlib.suppress(TimeoutError):
             # Without the broker it would take for ever; what is not confirmed comes again.
             async with asyncio.timeout(rest):
-                await self._departures.drain_publishes()
+                await self._agent_publisher.drain_publishes()

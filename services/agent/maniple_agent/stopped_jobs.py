@@ -23,15 +23,15 @@ class StoppedJobs:
     def __init__(
         self,
         slots: Slots,
-        conclusions: Completion,
-        splits: SuspectRedelivery,
+        completion: Completion,
+        redelivery: SuspectRedelivery,
         traces: AttemptTracing,
         ended: Callable[[Job], None],
     ) -> None:
         """Begin with none; `ended` is called with each that is stopped."""
         self._slots = slots
-        self._conclusions = conclusions
-        self._splits = splits
+        self._completion = completion
+        self._redelivery = redelivery
         self._traces = traces
         self._ended = ended
         self._stopped: list[Job] = []
@@ -42,7 +42,7 @@ class StoppedJobs:
         for job in tuple(jobs):
             self._log.warning("a task was stopped without a result", **about(job.envelope))
             self._ended(job)
-            self._conclusions.attempts.forget_attempt(job)
+            self._completion.attempts.forget_attempt(job)
             if job.bundle.alive:
                 self._stopped.append(job)
             self._slots.cancel_job(job)
@@ -59,11 +59,11 @@ class StoppedJobs:
     def _move(self, job: Job) -> None:
         if job.bundle.alive:
             moved = self._traces.stopped(job, STOPPED)
-            ran = self._conclusions.ran(job.started_at)
-            self._splits.move(moved, ran, STOPPED, job, suspect=job.suspect)
+            ran = self._completion.ran(job.started_at)
+            self._redelivery.move(moved, ran, STOPPED, job, suspect=job.suspect)
 
     async def hand_stopped_on(self, reason: str) -> None:
         """Hand on what was stopped: each member of a bundle alone, so that it can end."""
         stopped, self._stopped = self._stopped, []
         await self._slots.await_ends(job for job in stopped if job.definition.exclusive)
-        self._conclusions.hand_on(stopped, reason)
+        self._completion.hand_on(stopped, reason)

@@ -60,21 +60,21 @@ class SuspectRedelivery:
     def __init__(
         self,
         registry: TaskRegistry,
-        departures: AgentPublisher,
+        agent_publisher: AgentPublisher,
         publish_result: Callable[[Result, Envelope, ConfirmCallback], None],
         ended: Callable[[], None],
     ) -> None:
         """Publish through these; `ended` is called when some are no longer under way."""
         self._finishing: set[asyncio.Future[None]] = set()
         self._registry = registry
-        self._departures = departures
+        self._agent_publisher = agent_publisher
         self._publish_result = publish_result
         self._ended = ended
         self._splits: dict[Source, _Split] = {}
         self._held: Counter[Identity] = Counter()
 
     @property
-    def under_way(self) -> bool:
+    def in_flight(self) -> bool:
         """Whether some are not confirmed yet, or their bundles not acknowledged."""
         return bool(self._held)
 
@@ -106,7 +106,7 @@ class SuspectRedelivery:
                 self._publish_result(fate, envelope, moved)
             else:
                 copies, keep = may_copy(definition), source.keeps_room
-                self._departures.alone(
+                self._agent_publisher.alone(
                     fate.key, fate.envelope, reason, moved, may_copy=copies, keep=keep
                 )
         except BaseException:

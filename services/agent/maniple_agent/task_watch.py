@@ -20,12 +20,12 @@ class TaskWatch:
     """Looks every `period` seconds at what the agent has."""
 
     def __init__(
-        self, work: Scheduler, departures: AgentPublisher, agent: str, *, period: float
+        self, work: Scheduler, agent_publisher: AgentPublisher, agent: str, *, period: float
     ) -> None:
-        """Watch `work`; what has been running for a second is told by `departures`."""
+        """Watch `work`; what has been running for a second is told by `agent_publisher`."""
         self._period = period
         self._work = work
-        self._departures = departures
+        self._agent_publisher = agent_publisher
         self._agent = agent
 
     async def watch_tasks(
@@ -35,7 +35,7 @@ class TaskWatch:
         while True:
             await asyncio.sleep(self._period)
             fence.enforce()
-            self._departures.redirect_overdue(taking=fence.publishes)
+            self._agent_publisher.redirect_overdue(taking=fence.publishes)
             self._work.dissolve()
             self._work.slots_free()  # what waited for results to be confirmed hears of it here
             if not fence.fenced:
@@ -59,7 +59,7 @@ class TaskWatch:
                 tenant=job.envelope.tenant,
                 traceparent=job.envelope.traceparent,
             )
-            self._departures.running(event)
+            self._agent_publisher.running(event)
 
     def measure_load(self, metrics: Metrics) -> None:
         """Set the gauges of what runs and what waits."""

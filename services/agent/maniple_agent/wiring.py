@@ -49,7 +49,7 @@ class Parts:
     registry: TaskRegistry
     hot: HotPath
     work: Scheduler
-    departures: AgentPublisher
+    agent_publisher: AgentPublisher
     lanes: LaneConsumers
     executors: dict[Kind, Executor]
     confirmation: Confirmation
@@ -74,14 +74,14 @@ def assemble(runtime: Runtime[AgentSettings], folder: Path) -> Parts:
         hot.publisher, runtime.metrics, replier=hot.replier, times=queues, monotonic=monotonic
     )
     traces = AttemptTracing(runtime.tracer, time.now)
-    departures = AgentPublisher(
+    agent_publisher = AgentPublisher(
         hot.publisher, results, runtime.metrics, times=queues, monotonic=monotonic
     )
     confirmation = Confirmation(monotonic(), settings.timings)
     work = Scheduler(
         settings.instance,
         registry,
-        departures,
+        agent_publisher,
         ProgressReports(results, time.now),
         metrics=runtime.metrics,
         clock=time.clock,
@@ -103,7 +103,7 @@ def assemble(runtime: Runtime[AgentSettings], folder: Path) -> Parts:
     )
     ending = Ending(runtime.stopping.set, settings.drain_timeout)
     return Parts(
-        registry, hot, work, departures, lanes, dict(work.slots), confirmation, ending, time
+        registry, hot, work, agent_publisher, lanes, dict(work.slots), confirmation, ending, time
     )
 
 
@@ -170,7 +170,7 @@ async def _report(
         runtime,
         parts.confirmation,
         parts.work,
-        departures=parts.departures,
+        agent_publisher=parts.agent_publisher,
         hot=parts.hot,
         plane=plane,
     )
@@ -202,7 +202,7 @@ async def _report(
         times=runtime.settings.timings.reports,
     )
     look = runtime.settings.timings.fencing.look
-    watch = TaskWatch(parts.work, parts.departures, description.agent, period=look)
+    watch = TaskWatch(parts.work, parts.agent_publisher, description.agent, period=look)
     runtime.spawn(heartbeats.send_heartbeats(), "heartbeats")
     runtime.spawn(reports.send_reports(), "outcomes")
     runtime.spawn(

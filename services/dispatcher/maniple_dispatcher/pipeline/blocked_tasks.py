@@ -12,10 +12,10 @@ from maniple.messages import ACCEPTED_TYPE, MAX_TTL, Envelope, Failure, Waiting
 from maniple.topology import DELAY_TIERS
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.admission import acceptance
-from maniple_dispatcher.pipeline.departures import Go
 from maniple_dispatcher.pipeline.fallback import Accept, Instead, Output, Substitute, instead
 from maniple_dispatcher.pipeline.pipeline_task import PipelineTask
 from maniple_dispatcher.pipeline.stages import still_owing
+from maniple_dispatcher.pipeline.task_release import Go
 from maniple_dispatcher.pipeline.verdicts import (
     LONGEST_WAIT,
     Reject,

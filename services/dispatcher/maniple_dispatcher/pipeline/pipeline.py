@@ -3,9 +3,9 @@
 Each kind of policy that decides has a stage, in the order of `stages.py`: its variant, its rate
 limit, room in its bulkhead, the breaker of its lane, its mirror. A stage says what is to be done,
 and that is done here, or in `blocked_tasks.py` if the task is not let through now; it leaves by
-`departures.py`. Each limit (`Pending`) is asked of whoever owns it (`limits/coordinator.py`), which
-takes no time if that is this process. What is refused gets its fallback, or ends with a code and
-`retry_after`; what comes back from a wait has been admitted, and never ends for that: it waits
+`task_release.py`. Each limit (`Pending`) is asked of whoever owns it (`limits/coordinator.py`),
+which takes no time if that is this process. What is refused gets its fallback, or ends with a code
+and `retry_after`; what comes back from a wait has been admitted, and never ends for that: it waits
 again. What nobody decided is no refusal: such a task gets neither an end nor what is meant for
 refused ones, it waits and asks again.
 """
@@ -23,7 +23,6 @@ from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_dispatcher.limits.coordinator import Coordinator
 from maniple_dispatcher.limits.limit import Limit
 from maniple_dispatcher.pipeline.blocked_tasks import BlockedTasks, StageRefusal
-from maniple_dispatcher.pipeline.departures import Departures
 from maniple_dispatcher.pipeline.pipeline_task import (
     PipelineTask,
     delayed,
@@ -38,6 +37,7 @@ from maniple_dispatcher.pipeline.stages import (
     is_charged,
     still_owing,
 )
+from maniple_dispatcher.pipeline.task_release import TaskRelease
 from maniple_dispatcher.pipeline.verdicts import PASS, Delay, Divert, Pass, Pending, Reject, State
 from maniple_dispatcher.policy_resolver import PolicyResolver
 from maniple_dispatcher.result_cache import ResultCache
@@ -83,7 +83,7 @@ class Pipeline:
         self._clock, self._monotonic = clock.now, clock.monotonic
         self._unasked = State(coordinator.owned.breaker)
         self._granted = State(coordinator.owned.breaker, passes=True)
-        self._departures = Departures(
+        self._release = TaskRelease(
             lanes,
             clock.now,
             give_back=self._give_back,
@@ -97,7 +97,7 @@ class Pipeline:
             clock=clock.now,
             count=self._count,
             begin=self._begin,
-            leave=self._departures.release_task,
+            leave=self._release.release_task,
         )
 
     def admit(
@@ -198,7 +198,7 @@ class Pipeline:
     def _pass(self, task: PipelineTask) -> None:
         """Send a task to its lane that every stage has passed, or have it wait first."""
         if task.delay is None:
-            self._departures.release_task(task, self._departures.send_with_copies)
+            self._release.release_task(task, self._release.send_with_copies)
         else:
             self._blocked.delay_for(task, task.delay.seconds, task.delay.why)
 

@@ -18,7 +18,7 @@ Go = Callable[[PipelineTask], None]
 _log = logging.getLogger(__name__)
 
 
-class Departures:
+class TaskRelease:
     """Has tasks leave, once they are recorded if somebody may ask for that."""
 
     def __init__(

@@ -129,7 +129,7 @@ class InFlightPublish(Generic[T]):
 
 @dataclass(slots=True)
 class InFlightPublishes(Generic[T]):
-    """Publishes that are under way, and what is to be done when one is not confirmed. Pure.
+    """Publishes that are in flight, and what is to be done when one is not confirmed. Pure.
 
     Tickets in order of time. Each is ended once; what was given up before has no more effect.
 
