@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.supervision import FIRST_BACKOFF
 from maniple.timings import Amqp
 from maniple_runtime.backoff import EqualJitter, error_of
+from maniple_runtime.control.aiormq_errors import is_loss
 
 Begin = Callable[[], Awaitable[None]]
 """Starts consuming, and returns once the queue has answered."""

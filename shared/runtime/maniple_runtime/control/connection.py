@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 import secrets
 from collections.abc import Callable, Sequence
@@ -14,32 +15,37 @@ from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishErr
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitMessage, RabbitQueue
 
-from maniple.amqp import declare_topology
-from maniple.amqp.connection_errors import is_loss, translated
+from maniple.amqp import Connection, declare_topology
 from maniple.amqp.refusal import refusal
-from maniple.amqp.socket import Socket
 from maniple.amqp.supervision import Supervised
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
 from maniple.topology import Exchange
+from maniple_runtime.control.aiormq_errors import as_wire_errors, is_loss, translated, wire_error
+from maniple_runtime.control.aiormq_socket import Socket
 from maniple_runtime.control.amqp_messages import IncomingMessage, OutgoingMessage, Receiver
+from maniple_runtime.control.cancellation import hear_cancellations
 from maniple_runtime.control.faststream_broker import FastStreamBroker
+from maniple_runtime.control.lenient_decoding import tolerate_foreign_bytes
 from maniple_runtime.shared_queue import SharedQueue
 
 DECLARE_TIMEOUT = 5.0
 SERVE_PREFETCH = 32
 STOP_TIMEOUT = 1.0
+_LIBRARIES = (logging.getLogger("aiormq"), logging.getLogger("aio_pika"))
 
 
 async def prepare_broker(url: str) -> None:
     """Declare the shared topology over a connection of its own; raises `BrokerUnavailable`."""
     with translated():
         async with asyncio.timeout(DECLARE_TIMEOUT):
-            wire = Socket(url)
+            wire = Connection(url)
             await wire.open(DECLARE_TIMEOUT)
-            async with wire:
+            try:
                 # At most two of these pass: for the first queue without an answer, then for all.
                 await declare_topology(wire, DECLARE_TIMEOUT / 3)
+            finally:
+                await wire.close()
 
 
 @dataclass(slots=True)
@@ -54,7 +60,7 @@ class _Subscription:
     """Its name on the present connection."""
 
 
-class ControlConnection(Supervised):
+class ControlConnection(Supervised[Socket]):
     """Queues consumed and messages sent over one connection that is rebuilt when it is lost.
 
     Then everything is declared, bound and consumed again, exclusive queues under new names: after a
@@ -81,7 +87,25 @@ class ControlConnection(Supervised):
         self._subscriptions: list[_Subscription] = []
         self._broker: FastStreamBroker | None = None
 
+    async def start(self, timeout: float | None = None) -> None:
+        """Connect and wait until everything is up; raises as `Supervised.start`."""
+        tolerate_foreign_bytes()
+        hear_cancellations()
+        for logger in _LIBRARIES:
+            if logger.level == logging.NOTSET:
+                # They log each loss with a traceback; we say it in one line.
+                logger.setLevel(logging.CRITICAL)
+        await super().start(timeout)
+
+    def suspect(self, error: BaseException | None = None) -> None:
+        """Rebuild the connection: something on it does not answer as it should."""
+        super().suspect(None if error is None else wire_error(error))
+
     async def _build(self) -> None:
+        with as_wire_errors():
+            await self._build_all()
+
+    async def _build_all(self) -> None:
         broker = FastStreamBroker(self._url, self._hear_of_channel)
         await broker.link.connect(self.times.connect)
         self._broker = broker

@@ -20,10 +20,10 @@ from faststream.rabbit import (
 )
 from yarl import URL
 
-from maniple.amqp.socket import Socket
 from maniple.loops import left_alone
 from maniple.timings import Amqp
 from maniple.topology import REQUESTS, Exchange
+from maniple_runtime.control.aiormq_socket import Socket
 from maniple_runtime.control.amqp_messages import OutgoingMessage
 
 PREFETCH = 200

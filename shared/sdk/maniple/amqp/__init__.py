@@ -7,8 +7,6 @@ publishes that were not confirmed are sent again under the same message ids. A c
 `Subscription`, which opens it again by itself: what is wrong with one queue costs no other.
 """
 
-from aiormq import Connection
-
 from maniple.amqp.byte_budget import TASK_BYTES, ByteBudget, Length, length_of
 from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.consumer import Consumer
@@ -22,6 +20,7 @@ from maniple.amqp.publisher import Publisher
 from maniple.amqp.pull import Pull, Pulls
 from maniple.amqp.subscription import Subscription
 from maniple.amqp.suspect_addresses import SuspectAddresses
+from maniple.amqp.wire.connection import Connection
 
 __all__ = [
     "TASK_BYTES",

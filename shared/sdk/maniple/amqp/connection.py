@@ -5,14 +5,12 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import aiormq
-from aiormq.abc import AbstractChannel
-
 from maniple.amqp.byte_budget import ByteBudget
 from maniple.amqp.consumer import Consumer
-from maniple.amqp.socket import Socket
 from maniple.amqp.subscription import Prepare, Subscription
 from maniple.amqp.supervision import Supervised, TooFewChannels, safely
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.connection import Connection
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
 
@@ -22,7 +20,7 @@ SPARE_CHANNELS = 4  # for declarations, looks and channels that the broker has y
 class Endpoint(Protocol):
     """A publisher or listener: the connection counts as up only while all of its endpoints work."""
 
-    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+    async def open(self, connection: Connection) -> Channel:
         """Open a channel on `connection` and start working on it."""
         ...
 
@@ -31,7 +29,7 @@ class Endpoint(Protocol):
         ...
 
 
-class AmqpConnection(Supervised):
+class AmqpConnection(Supervised[Connection]):
     """One supervised connection to the broker; see `Supervised` for the callbacks.
 
     Endpoints are opened in the order in which they were added, `prepare` (declarations) first.
@@ -42,7 +40,7 @@ class AmqpConnection(Supervised):
         url: str,
         *,
         name: str,
-        prepare: Callable[[aiormq.Connection], Awaitable[object]] | None = None,
+        prepare: Callable[[Connection], Awaitable[object]] | None = None,
         on_state: Callable[[bool], None] | None = None,
         on_blocked: Callable[[bool], None] | None = None,
         times: Amqp | None = None,
@@ -109,7 +107,7 @@ class AmqpConnection(Supervised):
         if self._supervisor is not None:
             raise RuntimeError(f"the connection {self.name} has been started")
 
-    async def connection(self) -> aiormq.Connection:
+    async def connection(self) -> Connection:
         """Return the present connection, once it is up. Raises `BrokerUnavailable` when closed."""
         await self.wait_up()
         if self._wire is None:
@@ -117,7 +115,7 @@ class AmqpConnection(Supervised):
         return self._wire
 
     async def _build(self) -> None:
-        wire = Socket(str(self._url))
+        wire = Connection(str(self._url))
         await wire.open(self.times.connect)
         self._keep(wire)
         self._check_room(wire)
@@ -128,7 +126,7 @@ class AmqpConnection(Supervised):
         for keeper in self._keepers:
             keeper.attach(wire, self.suspect)
 
-    def _check_room(self, wire: Socket) -> None:
+    def _check_room(self, wire: Connection) -> None:
         most, needed = wire.channel_max, len(self._endpoints) + len(self._keepers) + SPARE_CHANNELS
         if needed > most:
             raise TooFewChannels(

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import aiormq
-from aiormq.abc import AbstractChannel, DeliveredMessage
-
 from maniple.amqp.byte_budget import ByteBudget, ByteShare
 from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.delivery import Delivery, UnsettledDeliveries, raise_error
 from maniple.amqp.supervision import CLOSE_TIMEOUT, safely
+from maniple.amqp.wire.channel import Channel, Message
+from maniple.amqp.wire.connection import Connection
 
 QUIET = 0.05
 APPLY = 0.2
@@ -85,7 +84,7 @@ class Consumer:
         return self._deliveries.generation
 
     @property
-    def _channel(self) -> AbstractChannel | None:
+    def _channel(self) -> Channel | None:
         return self._deliveries.channel
 
     @property
@@ -112,13 +111,13 @@ class Consumer:
         """Whether it has deliveries that wait for room in its budget."""
         return self._share is not None and self._share.waits
 
-    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+    async def open(self, connection: Connection) -> Channel:
         """Open the channel and consume; of an attempt that is given up nothing stays open."""
-        opening = asyncio.ensure_future(connection.channel(publisher_confirms=False))
+        opening = asyncio.ensure_future(connection.channel())
         try:
             channel = await asyncio.shield(opening)
             self._deliveries.use_channel(channel)
-            channel.on_consumer_cancel_callbacks.add(lambda _: self._suspect())
+            channel.on_cancelled.add(self._suspect)
             await self._fit()
         except BaseException:
             # The broker may have answered in this turn, and would go on to deliver there.
@@ -126,7 +125,7 @@ class Consumer:
             raise
         return channel
 
-    def _close_opened(self, opening: asyncio.Future[AbstractChannel]) -> None:
+    def _close_opened(self, opening: asyncio.Future[Channel]) -> None:
         if not opening.cancelled() and opening.exception() is None:
             closing = asyncio.create_task(close_channel(opening.result()))
             self._closing.add(closing)
@@ -206,7 +205,7 @@ class Consumer:
             await self.pause()
 
     def _refit(self) -> None:
-        # In a task of its own: aiormq closes the channel of a request whose caller is cancelled.
+        # In a task of its own: a request whose caller is cancelled closes the channel.
         if self._channel is not None and (self._refitting is None or self._refitting.done()):
             self._refitting = asyncio.get_running_loop().create_task(self._fit_or_suspect())
             self._refitting.add_done_callback(raise_error)
@@ -247,7 +246,7 @@ class Consumer:
     def _is_fit(self) -> bool:
         return self._in_force == self._wanted and not self._stale
 
-    async def _cancel(self, channel: AbstractChannel) -> None:
+    async def _cancel(self, channel: Channel) -> None:
         # What is under way to a consumer that is cancelled comes back as redelivered, as if we had
         # died with it (rabbitmq-server 3746); while nothing is acknowledged, nothing new sets out.
         async with self._deliveries.flushing:
@@ -264,12 +263,12 @@ class Consumer:
             return None
         return self.prefetch if share is None else share.prefetch
 
-    async def _consume(self, channel: AbstractChannel, prefetch: int) -> None:
+    async def _consume(self, channel: Channel, prefetch: int) -> None:
         deliveries = self._deliveries
         generation = deliveries.generation
         await channel.basic_qos(prefetch_count=prefetch)
 
-        async def deliver(message: DeliveredMessage) -> None:
+        def deliver(message: Message) -> None:
             if generation != deliveries.generation:
                 return
             delivery = Delivery(deliveries, message, generation)
@@ -278,11 +277,9 @@ class Consumer:
             if share is None or share.count_delivery(delivery, len(deliveries.unsettled)):
                 self._hand(delivery)
 
-        result = await channel.basic_consume(
-            self.queue, deliver, no_ack=False, arguments=self._arguments
-        )
+        tag = await channel.basic_consume(self.queue, deliver, arguments=self._arguments)
         if channel is self._channel:
-            self._consumer_tag = str(result.consumer_tag)
+            self._consumer_tag = tag
             self._in_force = prefetch
 
     def _hand(self, delivery: Delivery) -> None:
@@ -293,7 +290,7 @@ class Consumer:
             delivery.reject()
 
 
-async def close_channel(channel: AbstractChannel) -> None:
+async def close_channel(channel: Channel) -> None:
     """Close a channel; what the broker does not answer is not waited for."""
     with contextlib.suppress(Exception, asyncio.CancelledError):
         async with asyncio.timeout(CLOSE_TIMEOUT):

@@ -4,15 +4,15 @@ import asyncio
 import logging
 from itertools import chain
 
-import aiormq
-from aiormq.abc import AbstractChannel
-
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.connection import Connection
+from maniple.amqp.wire.errors import PreconditionFailed
 from maniple.topology import EXCHANGES, QUEUES, Exchange, Queue
 
 _log = logging.getLogger(__name__)
 
 
-async def declare_exchange(channel: AbstractChannel, exchange: Exchange) -> None:
+async def declare_exchange(channel: Channel, exchange: Exchange) -> None:
     """Declare one exchange."""
     await channel.exchange_declare(
         exchange.name,
@@ -23,19 +23,19 @@ async def declare_exchange(channel: AbstractChannel, exchange: Exchange) -> None
     )
 
 
-async def declare_queue(channel: AbstractChannel, queue: Queue) -> None:
+async def declare_queue(channel: Channel, queue: Queue) -> None:
     """Declare one queue with its bindings."""
     await channel.queue_declare(queue.name, durable=True, arguments={**queue.all_arguments})
     await _bind(channel, queue)
 
 
-async def _bind(channel: AbstractChannel, queue: Queue) -> None:
+async def _bind(channel: Channel, queue: Queue) -> None:
     for exchange, key in queue.bindings:
         await channel.queue_bind(queue.name, exchange, key)
 
 
 async def declare(
-    connection: aiormq.Connection,
+    connection: Connection,
     exchanges: tuple[Exchange, ...] = (),
     queues: tuple[Queue, ...] = (),
     patience: float | None = None,
@@ -62,7 +62,7 @@ async def declare(
                 for other in queues[number + 1 :]
             )
             return (*differing, *chain.from_iterable(await asyncio.gather(*found)))
-        except aiormq.exceptions.ChannelPreconditionFailed:
+        except PreconditionFailed:
             differing.append(queue.name)
             channel = await connection.channel()  # the broker has closed the other one
             await _bind(channel, queue)
@@ -71,7 +71,7 @@ async def declare(
 
 
 async def declare_topology(
-    connection: aiormq.Connection, patience: float | None = None
+    connection: Connection, patience: float | None = None
 ) -> tuple[str, ...]:
     """Declare every exchange and queue that all processes share; see `declare`."""
     return await declare(connection, EXCHANGES, QUEUES, patience)

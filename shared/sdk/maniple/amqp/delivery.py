@@ -1,12 +1,11 @@
 """One message as the broker delivered it, and how those of a consumer are settled."""
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiormq.abc import AbstractChannel, DeliveredMessage
-from pamqp import commands
-
-from maniple.amqp.connection_errors import is_loss
+from maniple.amqp.wire.channel import Channel, Message
+from maniple.amqp.wire.errors import AmqpError
 
 if TYPE_CHECKING:
     from maniple.amqp.byte_budget import ByteShare
@@ -51,16 +50,14 @@ class Delivery:
         "weight",
     )
 
-    def __init__(self, receiver: Receiver, message: DeliveredMessage, generation: int) -> None:
-        """Take over what aiormq delivered."""
-        delivery = message.delivery
-        assert isinstance(delivery, commands.Basic.Deliver | commands.Basic.GetOk)  # noqa: S101 - what one gets
+    def __init__(self, receiver: Receiver, message: Message, generation: int) -> None:
+        """Take over what was delivered."""
         self._receiver = receiver
         self.body = message.body
-        self.properties = message.header.properties
-        self.redelivered = bool(delivery.redelivered)
-        self.routing_key = str(delivery.routing_key or "")
-        self.tag = int(delivery.delivery_tag or 0)
+        self.properties = message.properties
+        self.redelivered = message.redelivered
+        self.routing_key = message.routing_key
+        self.tag = message.tag
         self.generation = generation
         self.weight = 0
         """What a `ByteBudget` counts for it while it is worked on."""
@@ -102,7 +99,7 @@ class UnsettledDeliveries:
     def __init__(self, share: "ByteShare | None" = None) -> None:
         """Begin without a channel; a `share` of a budget counts what is not settled."""
         self._share = share
-        self.channel: AbstractChannel | None = None
+        self.channel: Channel | None = None
         self.generation = 0
         self.unsettled: dict[int, Delivery] = {}
         """By delivery tag, in the order in which they came."""
@@ -112,7 +109,7 @@ class UnsettledDeliveries:
         self.flushing = asyncio.Lock()
         """Held while acknowledgements are written; whoever has it keeps them back."""
 
-    def use_channel(self, channel: AbstractChannel) -> None:
+    def use_channel(self, channel: Channel) -> None:
         """Settle on a new channel what it will deliver."""
         self.generation += 1
         self.channel = channel
@@ -176,13 +173,10 @@ class UnsettledDeliveries:
             channel = self.channel
             if channel is None:
                 return
-            try:
-                await self._send_settled(channel)
-            except (Exception, asyncio.CancelledError) as error:
-                if not is_loss(error):
-                    raise
+            with contextlib.suppress(AmqpError):
+                self._send_settled(channel)
 
-    async def _send_settled(self, channel: AbstractChannel) -> None:
+    def _send_settled(self, channel: Channel) -> None:
         settled, self._settled = self._settled, set()
         rejected, self._rejected = self._rejected, []
         head = 0
@@ -197,11 +191,11 @@ class UnsettledDeliveries:
         if self._share is not None:
             self._share.hand_on()
         for tag in rejected:
-            await channel.basic_reject(tag, requeue=False)
+            channel.basic_reject(tag, requeue=False)
         if head:
-            await channel.basic_ack(head, multiple=True)
+            channel.basic_ack(head, multiple=True)
         for tag in sorted(settled):
-            await channel.basic_ack(tag)
+            channel.basic_ack(tag)
 
 
 def raise_error(task: asyncio.Task[None]) -> None:

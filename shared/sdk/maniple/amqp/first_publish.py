@@ -24,11 +24,10 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-import aiormq
-from aiormq.abc import AbstractChannel
-
 from maniple.amqp.connection_errors import LOST
-from maniple.amqp.socket import MOST_CHANNELS
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.connection import Connection
+from maniple.amqp.wire.errors import ChannelLost, PublishFailed, PublishReturned
 
 MOST = 64
 KEPT = 4  # channels that wait for the next scout
@@ -39,20 +38,20 @@ SOON = 1  # ticks within which a refusal is an answer of the queue
 Place = tuple[str, str]
 """Name of an exchange, and a routing key on it."""
 
-Publish = Callable[[AbstractChannel], Awaitable[object]]
-"""Publishes one message on a channel; raises as aiormq's `basic_publish`."""
+Publish = Callable[[Channel], Awaitable[object]]
+"""Publishes one message on a channel; raises as `Channel.basic_publish`."""
 
 
 class _Scout:
     """A scout under way; `back` is set when it is confirmed, or will not be sent."""
 
-    def __init__(self, place: Place, connection: aiormq.Connection | None) -> None:
+    def __init__(self, place: Place, connection: Connection | None) -> None:
         self.place = place
         self.connection = connection
         self.since = 0
         self.waits = True
         """It has no channel yet."""
-        self.channel: AbstractChannel | None = None
+        self.channel: Channel | None = None
         self.orphaned = False
         """Nobody waits for its confirm."""
         self.sending: asyncio.Task[None] | None = None
@@ -69,20 +68,19 @@ class FirstPublishes:
         self._known: set[Place] = set()
         self._found: set[Place] = set()  # just now
         self._ticks = 0
-        self._connection: aiormq.Connection | None = None
+        self._connection: Connection | None = None
         self._most = 0
         self._channels = 0
-        self._idle: list[AbstractChannel] = []
+        self._idle: list[Channel] = []
         self._out: dict[Place, _Scout] = {}
         self._sending: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
 
-    def use_connection(self, connection: aiormq.Connection) -> None:
+    def use_connection(self, connection: Connection) -> None:
         """Send scouts over this connection from now on."""
         self._connection = connection
         self._known, self._found = set(), set()  # an answer may have been told after the loss
-        allowed = connection.connection_tune.channel_max or MOST_CHANNELS
-        self._most = max(1, min(MOST, allowed - SPARE))
+        self._most = max(1, min(MOST, connection.channel_max - SPARE))
 
     def lost(self) -> None:
         """Forget everything that was known of a connection that is lost."""
@@ -164,9 +162,9 @@ class FirstPublishes:
             scout.since = self._ticks
             await publish(channel)
             self._take_answer(scout)
-        except aiormq.exceptions.PublishError:
+        except PublishReturned:
             raise  # nothing is there, but something may come to be
-        except aiormq.exceptions.DeliveryError:
+        except PublishFailed:
             # One that comes late may be for want of a leader; that channel does not try again.
             sound = self._ticks - scout.since <= SOON
             if sound:
@@ -190,10 +188,10 @@ class FirstPublishes:
         if self._connection is scout.connection:
             self._found.add(scout.place)
 
-    async def _channel(self, scout: _Scout) -> AbstractChannel:
+    async def _channel(self, scout: _Scout) -> Channel:
         """Return a channel for a scout, once one is free; `lost` ends the waiting."""
         if scout.connection is None:
-            raise RuntimeError("closed")
+            raise ChannelLost("closed")
         while True:
             while self._idle:
                 channel = self._idle.pop()
@@ -207,16 +205,16 @@ class FirstPublishes:
             self._freed.clear()
             await self._freed.wait()
 
-    async def _opened(self, connection: aiormq.Connection) -> AbstractChannel:
+    async def _opened(self, connection: Connection) -> Channel:
         self._channels += 1
         try:
-            return await connection.channel(publisher_confirms=True, on_return_raises=True)
+            return await connection.channel(publisher_confirms=True)
         except BaseException:
             if self._connection is connection:
                 self._channels -= 1
             raise
 
-    def _give_back(self, channel: AbstractChannel | None, *, sound: bool) -> None:
+    def _give_back(self, channel: Channel | None, *, sound: bool) -> None:
         if channel is None:
             return
         if sound and len(self._idle) < KEPT and not channel.is_closed:
@@ -236,6 +234,6 @@ class FirstPublishes:
             task.exception()  # who waits for it has it, if anybody does
 
 
-async def _close(channel: AbstractChannel) -> None:
+async def _close(channel: Channel) -> None:
     with contextlib.suppress(*LOST):
         await channel.close()

@@ -5,12 +5,12 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import aiormq
-from aiormq.abc import AbstractChannel, DeliveredMessage
-
 from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.supervision import CLOSE_TIMEOUT
+from maniple.amqp.wire.channel import Channel, Message
+from maniple.amqp.wire.connection import Connection
+from maniple.amqp.wire.errors import NotFound
 from maniple.errors import BrokerUnavailable
 
 LOOK_TIMEOUT = 3.0
@@ -36,21 +36,21 @@ class Listener:
         self._hear = hear
         link.add_endpoint(self)
 
-    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+    async def open(self, connection: Connection) -> Channel:
         """Declare, bind and consume."""
-        channel = await connection.channel(publisher_confirms=False)
+        channel = await connection.channel()
         queue = str((await channel.queue_declare("", exclusive=True)).queue)
         for exchange, key in self._bindings:
             await channel.queue_bind(queue, exchange, key)
-        channel.on_consumer_cancel_callbacks.add(lambda _: self._link.suspect())
+        channel.on_cancelled.add(self._link.suspect)
         await channel.basic_consume(queue, self._take, no_ack=True)
         return channel
 
     def lost(self) -> None:
         """Do nothing: no state is kept of a connection."""
 
-    async def _take(self, message: DeliveredMessage) -> None:
-        properties = message.header.properties
+    def _take(self, message: Message) -> None:
+        properties = message.properties
         self._hear(message.body, properties.message_type or "", properties.message_id or "")
 
 
@@ -68,16 +68,16 @@ class Inspector:
 
     def __init__(self, link: AmqpConnection) -> None:
         """Inspect over `link`, which must not have been started yet."""
-        self._connection: aiormq.Connection | None = None
-        self._channel: AbstractChannel | None = None
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
         self._looking = asyncio.Lock()
         link.add_endpoint(self)
 
-    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+    async def open(self, connection: Connection) -> Channel:
         """Open a channel, by which the connection counts as up; inspections use another one."""
         # The broker closes a channel that asks for a queue that is not there.
         self._connection, self._channel = connection, None
-        return await connection.channel(publisher_confirms=False)
+        return await connection.channel()
 
     def lost(self) -> None:
         """Forget the connection."""
@@ -89,7 +89,7 @@ class Inspector:
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT):
                     return await self._look(queue)
-            except aiormq.exceptions.ChannelNotFoundEntity:
+            except NotFound:
                 self._channel = None
                 return QueueView(0, 0, there=False)
             except (Exception, asyncio.CancelledError) as error:
@@ -113,7 +113,7 @@ class Inspector:
             raise BrokerUnavailable("not connected")
         channel = self._channel
         if channel is None:
-            channel = await self._connection.channel(publisher_confirms=False)
+            channel = await self._connection.channel()
             self._channel = channel
         found = await channel.queue_declare(queue, passive=True)
         return QueueView(found.message_count or 0, found.consumer_count or 0)

@@ -5,7 +5,7 @@ the broker sends heartbeats, also to a connection that it blocks or is too busy 
 the seconds of one `Amqp.heartbeat`, or one if something else has just been sent.
 """
 
-from maniple.amqp.socket import Socket
+from maniple.amqp.wire.interface import Wire
 from maniple.timings import Amqp
 
 
@@ -15,7 +15,7 @@ class Liveness:
     `blocked` tells whether a broker alarm (memory, disk) holds back what this process publishes.
     """
 
-    def __init__(self, wire: Socket, times: Amqp) -> None:
+    def __init__(self, wire: Wire, times: Amqp) -> None:
         """Judge an open connection."""
         self._wire = wire
         self._most = times.ticks(times.silent)

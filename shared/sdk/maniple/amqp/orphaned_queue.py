@@ -9,14 +9,15 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import aiormq
-
 from maniple.amqp.byte_budget import ASSUMED, ByteBudget
 from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.connection_errors import LOST, is_loss
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.delivery import Delivery
 from maniple.amqp.listener import QueueView
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.connection import Connection
+from maniple.amqp.wire.errors import NotFound
 from maniple.clock import SYSTEM_CLOCK
 from maniple.errors import BrokerUnavailable
 from maniple.topology import Queue
@@ -31,7 +32,7 @@ class OrphanedQueue:
 
     def __init__(
         self,
-        connection: aiormq.Connection,
+        connection: Connection,
         queue: Queue,
         handle: Callable[[Delivery], None],
         budget: ByteBudget | None = None,
@@ -50,7 +51,7 @@ class OrphanedQueue:
         self._consumer = Consumer(
             queue.name, self._take, prefetch=prefetch, owner=self, budget=budget, steady=True
         )
-        self._channel: aiormq.abc.AbstractChannel | None = None
+        self._channel: Channel | None = None
         self._touched = self._monotonic()
         self.lost = False
 
@@ -68,7 +69,7 @@ class OrphanedQueue:
         channel = await self._connection.channel()
         try:
             declared = await channel.queue_declare(self._queue.name, passive=True)
-        except aiormq.exceptions.ChannelNotFoundEntity:
+        except NotFound:
             return None
         await channel.close()
         return QueueView(declared.message_count or 0, declared.consumer_count or 0)
@@ -102,7 +103,7 @@ class OrphanedQueue:
         try:
             for exchange, key in self._queue.bindings:
                 await channel.queue_bind(self._queue.name, exchange, key)
-        except aiormq.exceptions.ChannelNotFoundEntity:
+        except NotFound:
             return
         await channel.close()
 
@@ -128,7 +129,7 @@ class OrphanedQueue:
 
 
 @asynccontextmanager
-async def _channel(connection: aiormq.Connection) -> AsyncIterator[aiormq.abc.AbstractChannel]:
+async def _channel(connection: Connection) -> AsyncIterator[Channel]:
     channel = await connection.channel()
     yield channel
     await channel.close()

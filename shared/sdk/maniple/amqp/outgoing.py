@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiormq.abc import AbstractChannel
-from pamqp import commands
-
 from maniple.amqp.first_publish import Place
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.properties import Properties
 from maniple.errors import PublishRefused
 
 
@@ -39,12 +38,12 @@ class Outgoing:
         """Exchange and routing key."""
         return self.exchange, self.routing_key
 
-    def properties(self, *, repeated: bool = False) -> commands.Basic.Properties:
+    def properties(self, *, repeated: bool = False) -> Properties:
         """AMQP properties of the message; `repeated` if it may have arrived before."""
         headers = self.headers
         if repeated and self.again is not None:
             headers = {**(headers or {}), **self.again}
-        return commands.Basic.Properties(
+        return Properties(
             content_type="application/json",
             delivery_mode=2 if self.persistent else 1,
             message_id=self.message_id,
@@ -59,10 +58,8 @@ def _now(value: str | Callable[[], str | None] | None) -> str | None:
     return value() if callable(value) else value
 
 
-async def send_outgoing(
-    channel: AbstractChannel, message: Outgoing, properties: commands.Basic.Properties
-) -> None:
-    """Publish a message on a channel, once; raises as aiormq's `basic_publish`."""
+async def send_outgoing(channel: Channel, message: Outgoing, properties: Properties) -> None:
+    """Publish a message on a channel, once; raises as `Channel.basic_publish`."""
     await channel.basic_publish(
         message.body,
         exchange=message.exchange,

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import aiormq
-from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from maniple.amqp.connection_errors import LOST
 from maniple.amqp.refusal import refusal, why_away
-from maniple.amqp.socket import Socket
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.connection import Connection
+from maniple.amqp.wire.errors import NotFound
 from maniple.errors import BrokerRefused, BrokerUnavailable
 from maniple.urls import place_of
 
@@ -44,7 +44,7 @@ async def probe(
     where = place_of(url)
     try:
         async with asyncio.timeout(timeout):
-            return await _look(url, tuple(exchanges), tuple(queues))
+            return await _look(url, tuple(exchanges), tuple(queues), timeout)
     except TimeoutError as error:
         raise BrokerUnavailable(f"{where} did not answer within {timeout:g} s") from error
     except LOST as error:
@@ -53,10 +53,12 @@ async def probe(
         raise BrokerUnavailable(f"{where}: {why_away(error)}") from error
 
 
-async def _look(url: str, exchanges: tuple[str, ...], queues: tuple[str, ...]) -> BrokerView:
-    connection = Socket(url)
+async def _look(
+    url: str, exchanges: tuple[str, ...], queues: tuple[str, ...], timeout: float
+) -> BrokerView:
+    connection = Connection(url)
     try:
-        await connection.connect()
+        await connection.open(timeout)
         properties = connection.server_properties
         known = await _found(connection, exchanges, _exchange)
         there = await _found(connection, queues, _queue)
@@ -73,26 +75,26 @@ async def _look(url: str, exchanges: tuple[str, ...], queues: tuple[str, ...]) -
             await connection.close()
 
 
-async def _exchange(channel: AbstractChannel, name: str) -> None:
+async def _exchange(channel: Channel, name: str) -> None:
     await channel.exchange_declare(name, passive=True)
 
 
-async def _queue(channel: AbstractChannel, name: str) -> commands.Queue.DeclareOk:
+async def _queue(channel: Channel, name: str) -> commands.Queue.DeclareOk:
     return await channel.queue_declare(name, passive=True)
 
 
 async def _found(
-    connection: aiormq.Connection,
+    connection: Connection,
     names: tuple[str, ...],
-    declare: Callable[[AbstractChannel, str], Awaitable[T]],
+    declare: Callable[[Channel, str], Awaitable[T]],
 ) -> dict[str, T]:
     found = {}
-    channel: AbstractChannel | None = None
+    channel: Channel | None = None
     for name in names:
         channel = channel or await connection.channel()
         try:
             found[name] = await declare(channel, name)
-        except aiormq.exceptions.ChannelNotFoundEntity:
+        except NotFound:
             channel = None  # the broker has closed it
     return found
 

@@ -3,9 +3,6 @@
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-import aiormq
-from aiormq.abc import AbstractChannel
-
 from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.first_publish import FirstPublishes, Place
@@ -13,6 +10,14 @@ from maniple.amqp.outgoing import Outgoing, refused, send_outgoing
 from maniple.amqp.refusal import check_published, end_of
 from maniple.amqp.supervision import FIRST_BACKOFF
 from maniple.amqp.suspect_addresses import LOSS_SECONDS, SHUNNED_SECONDS, SuspectAddresses
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.connection import Connection
+from maniple.amqp.wire.errors import (
+    INTERNAL_ERROR,
+    ConnectionRefused,
+    PublishFailed,
+    PublishReturned,
+)
 from maniple.errors import BrokerUnavailable
 
 LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers
@@ -51,13 +56,13 @@ class Publisher:
         self._max_losses = max_losses
         self._scouts = scouts
         self._suspects = suspects
-        self._blamed: AbstractChannel | None = None
+        self._blamed: Channel | None = None
         """The channel on which a suspect is under way, or was when the channel was lost."""
-        self._broken: AbstractChannel | None = None
+        self._broken: Channel | None = None
         """The last channel that the broker closed for an error of its own."""
         self._lost_ones = asyncio.Lock()
         self._tells_refusals = tells_refusals
-        self._channel: AbstractChannel | None = None
+        self._channel: Channel | None = None
         self._ticks = 0
         self._sent = 0
         # In order of sending: the tick in which each was, and whither.
@@ -67,9 +72,9 @@ class Publisher:
         self._asked = 0
         link.add_endpoint(self, self.overdue)
 
-    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+    async def open(self, connection: Connection) -> Channel:
         """Open the channel with confirms on."""
-        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        channel = await connection.channel(publisher_confirms=True)
         self._channel = channel
         self._answered = self._ticks
         if self._scouts is not None:
@@ -200,7 +205,7 @@ class Publisher:
             return self._suspects.alone(message.routing_key)
         return self._lost_ones if losses and self._max_losses else nullcontext()
 
-    def _blame(self, message: Outgoing, channel: AbstractChannel) -> None:
+    def _blame(self, message: Outgoing, channel: Channel) -> None:
         if self._suspects is not None:
             ticks = self._link.times.ticks
             self._suspects.blame(
@@ -211,7 +216,7 @@ class Publisher:
                 sure=self._broken is channel,
             )
 
-    def _clear(self, message: Outgoing, channel: AbstractChannel) -> None:
+    def _clear(self, message: Outgoing, channel: Channel) -> None:
         """Record that the broker has answered a message, if only by refusing it."""
         if (
             self._suspects is None
@@ -223,7 +228,7 @@ class Publisher:
         if self._blamed is channel:
             self._blamed = None
 
-    async def _open_channel(self, place: Place) -> AbstractChannel:
+    async def _open_channel(self, place: Place) -> Channel:
         """Return the channel, once it is open and no scout to `place` is under way."""
         while True:
             await self._link.wait_up()
@@ -236,21 +241,19 @@ class Publisher:
             ):
                 return self._channel
 
-    async def _is_published(
-        self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
-    ) -> bool:
+    async def _is_published(self, channel: Channel, message: Outgoing, *, repeated: bool) -> bool:
         """Publish once; False if the connection was lost before the confirm."""
         try:
             await self._publish_once(channel, message, repeated=repeated)
-        except aiormq.exceptions.DeliveryError as error:
+        except PublishFailed as error:
             self._clear(message, channel)
-            unroutable = isinstance(error, aiormq.exceptions.PublishError)
+            unroutable = isinstance(error, PublishReturned)
             raise refused(message, unroutable=unroutable) from error
         except (Exception, asyncio.CancelledError) as error:
             # Only a new connection tells what became of it.
             if not is_loss(error):
                 raise
-            if isinstance(error, aiormq.exceptions.ConnectionInternalError):
+            if isinstance(error, ConnectionRefused) and error.code == INTERNAL_ERROR:
                 self._broken = channel
             await self._after_loss(channel)
             if self._tells_refusals:
@@ -259,14 +262,12 @@ class Publisher:
         self._clear(message, channel)
         return True
 
-    async def _after_loss(self, channel: AbstractChannel) -> None:
+    async def _after_loss(self, channel: Channel) -> None:
         if self._channel is channel:
             self._link.suspect()
             await asyncio.sleep(FIRST_BACKOFF)
 
-    async def _publish_once(
-        self, channel: AbstractChannel, message: Outgoing, *, repeated: bool
-    ) -> None:
+    async def _publish_once(self, channel: Channel, message: Outgoing, *, repeated: bool) -> None:
         sent_at, place, scouts = self._ticks, message.place, self._scouts
         self._sent = number = self._sent + 1
         self._unconfirmed[number] = sent_at, place
@@ -279,9 +280,9 @@ class Publisher:
                 return
             try:
                 await send_outgoing(channel, message, properties)
-            except aiormq.exceptions.DeliveryError as error:  # refused, or bound to nothing
+            except PublishFailed as error:  # refused, or bound to nothing
                 self._answered = max(self._answered, sent_at)
-                if scouts is not None and isinstance(error, aiormq.exceptions.PublishError):
+                if scouts is not None and isinstance(error, PublishReturned):
                     scouts.forget_address(place)
                 raise
             self._answered = max(self._answered, sent_at)

@@ -9,14 +9,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiormq.abc import AbstractChannel
-from pamqp import commands
-
 from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.consumer import APPLY
 from maniple.amqp.delivery import Delivery
 from maniple.amqp.listener import Inspector, QueueView
+from maniple.amqp.wire.channel import Channel
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
 
@@ -29,7 +27,7 @@ class Pull:
     An answer that takes the broker longer than `answer` seconds raises `BrokerUnavailable`.
     """
 
-    def __init__(self, channel: AbstractChannel, queue: str, answer: float) -> None:
+    def __init__(self, channel: Channel, queue: str, answer: float) -> None:
         """Use a channel that nothing else uses."""
         self._channel = channel
         self._queue = queue
@@ -48,7 +46,7 @@ class Pull:
         await self.flush()
         async with asyncio.timeout(self._answer):
             message = await self._channel.basic_get(self._queue)
-        if isinstance(message.delivery, commands.Basic.GetEmpty):
+        if message is None:
             return None
         delivery = Delivery(self, message, self.generation)
         self._open[delivery.tag] = len(delivery.body)
@@ -89,9 +87,9 @@ class Pull:
         acked, self._acked = self._acked, []
         rejected, self._rejected = self._rejected, []
         for tag in acked:
-            await self._channel.basic_ack(tag)
+            self._channel.basic_ack(tag)
         for tag in rejected:
-            await self._channel.basic_reject(tag, requeue=False)
+            self._channel.basic_reject(tag, requeue=False)
 
     def lost(self) -> None:
         """Forget what is not settled: it is the queue's again, and goes to others."""
@@ -157,7 +155,7 @@ class Pulls:
         link = self._spare.pop() if self._spare else await self._connect()
         try:
             async with asyncio.timeout(self._answer):
-                channel = await (await link.connection()).channel(publisher_confirms=False)
+                channel = await (await link.connection()).channel()
             pull = Pull(channel, queue, self._answer)
             channel.closing.add_done_callback(lambda _: pull.lost())
             yield pull

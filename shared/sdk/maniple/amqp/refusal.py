@@ -3,13 +3,17 @@
 import re
 import ssl
 
-import aiormq
-from aiormq.abc import AbstractChannel
-from aiormq.exceptions import AMQPConnectionError, ProbableAuthenticationError
-
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.errors import (
+    NOT_ALLOWED,
+    AccessRefused,
+    ConnectionLost,
+    ConnectionRefused,
+    LoginRefused,
+    PreconditionFailed,
+)
 from maniple.errors import BrokerRefused
 
-NOT_ALLOWED = 530
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # by the release of OpenSSL
 
 # Of connections, that is: others go away.
@@ -22,19 +26,16 @@ _SIZE = re.compile(r"message size (?P<size>\d+) is larger than ")
 def refusal(error: BaseException | None) -> str | None:
     """Return why a broker refuses a login, vhost, right or TLS for good, else None."""
     match error:
-        case AMQPConnectionError(__cause__=ssl.SSLError() as why) if said := _untrusted(why):
-            return said
-        case ProbableAuthenticationError():
+        case LoginRefused():
             return f"refused the credentials: {error}"
-        case aiormq.exceptions.ChannelAccessRefused():
+        case AccessRefused():
             return f"refused: {error}"
-        case aiormq.exceptions.ConnectionNotAllowed():
-            said = str(error)
-        case aiormq.exceptions.ConnectionClosed(args=(code, text, *_)) if code == NOT_ALLOWED:
-            said = str(text)
+        case ConnectionRefused(code=code, text=text) if code == NOT_ALLOWED:
+            return None if _LIMIT.search(text) else f"refused: {text}"
+        case ConnectionLost(__cause__=ssl.SSLError() as why):
+            return _untrusted(why)
         case _:
             return None
-    return None if _LIMIT.search(said) else f"refused: {said}"
 
 
 def _untrusted(error: ssl.SSLError) -> str | None:
@@ -50,12 +51,12 @@ def _untrusted(error: ssl.SSLError) -> str | None:
 
 def why_away(error: BaseException | None) -> str:
     """Return why there is no connection, in the operating system's words if it has any."""
-    if isinstance(error, AMQPConnectionError) and isinstance(error.__cause__, OSError):
+    if isinstance(error, ConnectionLost) and isinstance(error.__cause__, OSError):
         return error.__cause__.strerror or repr(error)
     return repr(error)
 
 
-def end_of(channel: AbstractChannel) -> BaseException | None:
+def end_of(channel: Channel) -> BaseException | None:
     """Return why a channel was closed, as far as that is known."""
     closing = channel.closing
     return closing.exception() if closing.done() and not closing.cancelled() else None
@@ -70,13 +71,13 @@ def check_published(
     """
     said = str(error)
     match error:
-        case aiormq.exceptions.ChannelAccessRefused():
+        case AccessRefused():
             topic, whole = _TOPIC.search(said), _EXCHANGE.search(said)
             if topic is not None:
                 meant = (topic["exchange"], topic["key"]) == (exchange, routing_key)
             else:
                 meant = whole is not None and whole["exchange"] == exchange
-        case aiormq.exceptions.ChannelPreconditionFailed():
+        case PreconditionFailed():
             found = _SIZE.search(said)
             meant = found is not None and int(found["size"]) == size
         case _:

@@ -3,14 +3,14 @@
 import contextlib
 from collections.abc import Callable
 
-import aiormq
-from aiormq.abc import AbstractChannel
-
 from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.connection_errors import LOST
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.declare import declare_queue
 from maniple.amqp.delivery import Delivery
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.connection import Connection
+from maniple.amqp.wire.errors import AccessRefused, NotFound
 from maniple.identifiers import new_secret
 from maniple.topology import REPLY_PREFIX, reply_queue
 
@@ -55,7 +55,7 @@ class ReplyConsumer(Consumer):
         self.queue = self.address = queue
         self.correlation_id = self.secret
 
-    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
+    async def open(self, connection: Connection) -> Channel:
         """Declare, then consume."""
         if not self.exclusive:
             is_new = self.life == 0 or not await self._is_there(connection)
@@ -63,7 +63,7 @@ class ReplyConsumer(Consumer):
             try:
                 await declare_queue(channel, self._durable)
                 await channel.close()
-            except aiormq.exceptions.ChannelAccessRefused:
+            except AccessRefused:
                 self.exclusive = True
             else:
                 self.life += is_new
@@ -75,11 +75,11 @@ class ReplyConsumer(Consumer):
             await channel.close()
         return await super().open(connection)
 
-    async def _is_there(self, connection: aiormq.Connection) -> bool:
+    async def _is_there(self, connection: Connection) -> bool:
         channel = await connection.channel()
         try:
             await channel.queue_declare(self._durable.name, passive=True)
-        except aiormq.exceptions.ChannelNotFoundEntity:
+        except NotFound:
             return False
         await channel.close()
         return True

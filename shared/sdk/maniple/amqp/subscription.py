@@ -10,15 +10,14 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-import aiormq
-from aiormq.abc import AbstractChannel
-
 from maniple.amqp.consumer import Consumer, close_channel
 from maniple.amqp.supervision import STEADY_AFTER, backoff, safely
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.connection import Connection
 from maniple.loops import left_alone
 from maniple.timings import Amqp
 
-Prepare = Callable[[aiormq.Connection], Awaitable[object]]
+Prepare = Callable[[Connection], Awaitable[object]]
 
 _log = logging.getLogger(__name__)
 
@@ -52,12 +51,12 @@ class Subscription:
         self._waited = 0
         self._suspected = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
-        self._channel: AbstractChannel | None = None
+        self._channel: Channel | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     def attach(
         self,
-        connection: aiormq.Connection,
+        connection: Connection,
         on_death: Callable[[BaseException], None] | None = None,
     ) -> None:
         """Start consuming on an open connection; `on_death` is called if that stops by itself.
@@ -101,7 +100,7 @@ class Subscription:
         if self._waited and self._waited % times.ticks(times.unanswered) == 0:
             self.suspect()
 
-    async def _keep(self, connection: aiormq.Connection) -> None:
+    async def _keep(self, connection: Connection) -> None:
         failures = 0
         while True:
             self._suspected.clear()
@@ -116,7 +115,7 @@ class Subscription:
                 closing.add_done_callback(self._closing.discard)
             await asyncio.sleep(backoff(failures, self._times.backoff))
 
-    async def _has_been_steady(self, connection: aiormq.Connection) -> bool:
+    async def _has_been_steady(self, connection: Connection) -> bool:
         """Consume until something fails; tell whether it worked for a while."""
         loop = asyncio.get_running_loop()
         attempt = left_alone(loop.create_task(self._open(connection)))
@@ -132,12 +131,12 @@ class Subscription:
             attempt.cancel()
             suspected.cancel()
 
-    async def _open(self, connection: aiormq.Connection) -> AbstractChannel:
+    async def _open(self, connection: Connection) -> Channel:
         if self._prepare is not None:
             await self._prepare(connection)
         return await self.consumer.open(connection)
 
-    def _is_open(self, attempt: asyncio.Task[AbstractChannel]) -> bool:
+    def _is_open(self, attempt: asyncio.Task[Channel]) -> bool:
         error = asyncio.CancelledError() if attempt.cancelled() else attempt.exception()
         if error is not None:
             _log.info("%s is not consumed: %r", self.consumer.queue, error)
@@ -148,7 +147,7 @@ class Subscription:
         self.opened.set()
         return True
 
-    def _on_closed(self, channel: AbstractChannel, future: asyncio.Future[Any]) -> None:
+    def _on_closed(self, channel: Channel, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
         if channel is self._channel:  # the end of an earlier one says nothing
             self.last_error = error or self.last_error

@@ -6,17 +6,14 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from aiormq.abc import AbstractChannel
 from yarl import URL
 
-from maniple.amqp.cancellation import hear_cancellations
 from maniple.amqp.connection_errors import is_loss
-from maniple.amqp.lenient_decoding import tolerate_foreign_bytes
 from maniple.amqp.liveness import Liveness
 from maniple.amqp.refusal import refusal, why_away
-from maniple.amqp.socket import Socket
+from maniple.amqp.wire.interface import Closing, Wire
 from maniple.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from maniple.loops import end, left_alone
 from maniple.timings import Amqp
@@ -27,7 +24,8 @@ STEADY_AFTER = 3.0  # seconds; what falls sooner counts as another failure in a 
 CLOSE_TIMEOUT = 2.0
 
 _log = logging.getLogger(__name__)
-_LIBRARIES = (logging.getLogger("aiormq"), logging.getLogger("aio_pika"))
+
+W = TypeVar("W", bound=Wire)
 
 
 def backoff(failures: int, most: float) -> float:
@@ -44,7 +42,7 @@ def is_hopeless(error: BaseException | None) -> bool:
     return isinstance(error, ConfigurationError) or refusal(error) is not None
 
 
-class Supervised(ABC):
+class Supervised(ABC, Generic[W]):
     """A connection that is built as a whole, and rebuilt whenever any part of it is lost.
 
     `name` is the connection's name as the broker shows it. `on_state(up)` is called at each change,
@@ -67,7 +65,7 @@ class Supervised(ABC):
 
         While it `holds` messages, a heartbeat is sent to the broker at each tick: the broker
         redelivers them when it has heard nothing for two of `Amqp.heartbeat`, and what must not run
-        twice has to be stopped before. aiormq itself sends one in half of that time.
+        twice has to be stopped before. One in half of that time is sent in any case.
 
         One attempt to connect is short: a new attempt finds a healed network sooner.
         """
@@ -82,7 +80,7 @@ class Supervised(ABC):
         self._holds = holds
         self._up = asyncio.Event()
         self._lost = asyncio.Event()
-        self._wire: Socket | None = None
+        self._wire: W | None = None
         self._close_wire: Callable[[], Coroutine[Any, Any, Any]] | None = None
         self._closed = False
         self._supervisor: asyncio.Task[None] | None = None
@@ -97,7 +95,7 @@ class Supervised(ABC):
     def _forget(self) -> None:
         """Forget what was built: it is gone; also called when nothing was built."""
 
-    def _tick(self) -> None:  # noqa: B027 - there may be nothing to look after
+    def _tick(self) -> None:
         """Watch what is on it; called every `Amqp.tick` seconds while it stands."""
 
     def _is_overdue(self) -> bool:
@@ -116,12 +114,6 @@ class Supervised(ABC):
         once `BrokerRefused` (the login, the vhost, a right, TLS) and `ConfigurationError` (a TLS
         file, `TooFewChannels`).
         """
-        tolerate_foreign_bytes()
-        hear_cancellations()
-        for logger in _LIBRARIES:
-            if logger.level == logging.NOTSET:
-                # They log each loss with a traceback; we say it in one line.
-                logger.setLevel(logging.CRITICAL)
         self._supervisor = asyncio.create_task(self._supervise(), name=f"link {self.name}")
         up = asyncio.create_task(self._up.wait())
         try:
@@ -199,9 +191,7 @@ class Supervised(ABC):
             return False
         return True
 
-    def _keep(
-        self, wire: Socket, close: Callable[[], Coroutine[Any, Any, Any]] | None = None
-    ) -> None:
+    def _keep(self, wire: W, close: Callable[[], Coroutine[Any, Any, Any]] | None = None) -> None:
         """Watch the present socket, and close it at the end: by `close`, if it is given."""
         self._wire = wire
         self._close_wire = close or wire.close
@@ -209,23 +199,23 @@ class Supervised(ABC):
         self._watch = asyncio.create_task(self._watch_over(wire), name=f"watch {self.name}")
         self._watch.add_done_callback(partial(self._on_watched, wire))
 
-    def _hear_of(self, wire: Socket, channel: AbstractChannel) -> None:
+    def _hear_of(self, wire: W, channel: Closing) -> None:
         """Watch a channel for its loss."""
         channel.closing.add_done_callback(partial(self._on_closed, wire))
 
-    def _on_watched(self, wire: Socket, watch: asyncio.Task[None]) -> None:
+    def _on_watched(self, wire: W, watch: asyncio.Task[None]) -> None:
         """Rebuild the connection if the task that watches it has ended."""
         if not watch.cancelled() and (error := watch.exception()) is not None:
             _log.error("the watcher of connection %s has failed", self.name, exc_info=error)
             if wire is self._wire:
                 self.suspect(error)
 
-    def _on_closed(self, wire: Socket, future: asyncio.Future[Any]) -> None:
+    def _on_closed(self, wire: W, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
         if wire is self._wire:  # the end of an earlier one says nothing
             self.suspect(error)
 
-    async def _watch_over(self, wire: Socket) -> None:
+    async def _watch_over(self, wire: W) -> None:
         liveness = Liveness(wire, self.times)
         reason = ""
         while not reason:
@@ -279,7 +269,7 @@ def safely(callback: Callable[[], object]) -> None:
         _log.exception("the callback of a connection failed")
 
 
-async def _end(wire: Socket, close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+async def _end(wire: Wire, close: Callable[[], Coroutine[Any, Any, Any]]) -> None:
     """Close a socket in at most twice `CLOSE_TIMEOUT`, whether or not the broker answers."""
     closing = left_alone(asyncio.create_task(close()))
     await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
