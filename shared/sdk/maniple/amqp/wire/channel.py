@@ -303,13 +303,18 @@ class Channel:
 
     def basic_ack(self, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge a delivery, or all up to it; sent at the end of the loop's turn."""
-        self._must_be_open()
-        self._connection.send(framing.ack_frame(self.number, tag, multiple=multiple))
+        self._settle(framing.ACK, tag, multiple)
 
     def basic_reject(self, tag: int, *, requeue: bool) -> None:
         """Refuse a delivery; sent at the end of the loop's turn."""
+        self._settle(framing.REJECT, tag, requeue)
+
+    def _settle(self, method: int, tag: int, flag: bool) -> None:  # noqa: FBT001 - of both methods
         self._must_be_open()
-        self._connection.send(framing.reject_frame(self.number, tag, requeue=requeue))
+        frame = framing.SETTLING.pack(
+            framing.METHOD, self.number, framing.SETTLING_SIZE, method, tag, flag, framing.END
+        )
+        self._connection.send(frame)
 
     # ---- what the broker sends
 
@@ -377,20 +382,18 @@ class Channel:
         if deliver is None:  # nobody could settle it: so it is the queue's again
             self.abandon()
             return
-        try:
-            deliver(Message(tag, redelivered, exchange, key, properties, body))
-        except Exception:  # noqa: BLE001 - one message must not cost the connection
-            _log.exception("a delivery was not handled")
+        message = Message(tag, redelivered, exchange, key, properties, body)
+        self._connection.hand_on(self, deliver, message)
 
     def _on_confirm(self, number: int, payload: bytes) -> None:
         tag, multiple = framing.read_confirm(payload)
         confirms = self._confirms
         if not multiple:
             if tag in confirms:
-                _settle(confirms.pop(tag)[0], number)
+                _end(confirms.pop(tag)[0], number)
             return
         while confirms and (not tag or next(iter(confirms)) <= tag):
-            _settle(confirms.pop(next(iter(confirms)))[0], number)
+            _end(confirms.pop(next(iter(confirms)))[0], number)
 
     def _on_return(self, returned: commands.Basic.Return, properties: Properties) -> None:
         """Tell who published: the confirm that follows would say that all is well."""
@@ -448,7 +451,7 @@ class Channel:
                 _log.exception("a cancelled consumer was not told of")
 
 
-def _settle(confirm: asyncio.Future[None], number: int) -> None:
+def _end(confirm: asyncio.Future[None], number: int) -> None:
     if confirm.done():  # returned before, or no longer waited for
         return
     if number == framing.ACK:

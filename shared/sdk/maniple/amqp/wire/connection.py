@@ -6,13 +6,14 @@ here, and go to the channels within the same turn.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 from pamqp import commands
 from pamqp.base import Frame
 
 from maniple.amqp.wire import framing
-from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.channel import Channel, Message
 from maniple.amqp.wire.errors import (
     ACCESS_REFUSED,
     AmqpError,
@@ -61,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._reader = framing.FrameReader()
         self._channels: dict[int, Channel] = {}
         self._expected: asyncio.Future[Frame] | None = None  # of the handshake
+        self._delivered: list[tuple[Channel, Callable[[Message], None], Message]] = []
         self._out: list[bytes] = []
         self._paused = False
         self._writers: list[asyncio.Future[None]] = []
@@ -181,6 +183,24 @@ class Connection(asyncio.Protocol):
     def free(self, number: int) -> None:
         """Let another channel have this number: the broker is done with it."""
         self._channels.pop(number, None)
+
+    def hand_on(
+        self, channel: Channel, deliver: Callable[[Message], None], message: Message
+    ) -> None:
+        """Call `deliver` behind all that has just been read: what it does must not hold that up."""
+        if not self._delivered:
+            self.loop.call_soon(self._hand_out)
+        self._delivered.append((channel, deliver, message))
+
+    def _hand_out(self) -> None:
+        delivered, self._delivered = self._delivered, []
+        for channel, deliver, message in delivered:
+            if channel.is_closed:  # it is the queue's again
+                continue
+            try:
+                deliver(message)
+            except Exception:  # noqa: BLE001 - one message must not cost the others
+                _log.exception("a delivery was not handled")
 
     async def is_blocked(self) -> bool:
         """Whether a broker alarm holds back what is published here."""

@@ -28,8 +28,9 @@ NACK = BASIC << 16 | 120
 _END = bytes((END,))
 _HEAD = Struct(">BHI")
 _METHOD = Struct(">I")
-_SETTLED = Struct(">BHIIQBB")  # a whole frame of ack or reject
-_SETTLED_SIZE = 13
+SETTLING = Struct(">BHIIQBB")
+"""A whole frame of `ACK` or `REJECT`: kind, channel, size, method, tag, flag and `END`."""
+SETTLING_SIZE = 13
 _CONFIRM = Struct(">QB")
 _CONTENT = Struct(">HHQ")
 _TAG = Struct(">QB")
@@ -153,16 +154,6 @@ def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int)
         part = body[at : at + most]
         parts += (_HEAD.pack(BODY, channel, len(part)), part, _END)
     return b"".join(parts)
-
-
-def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
-    """Return the frame of an acknowledgement."""
-    return _SETTLED.pack(METHOD, channel, _SETTLED_SIZE, ACK, tag, multiple, END)
-
-
-def reject_frame(channel: int, tag: int, *, requeue: bool) -> bytes:
-    """Return the frame of a refusal."""
-    return _SETTLED.pack(METHOD, channel, _SETTLED_SIZE, REJECT, tag, requeue, END)
 
 
 def read_confirm(payload: bytes) -> tuple[int, bool]:
