@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Protocol
 
-from maniple.amqp.wire.channel import Channel, Message
+from maniple.amqp.wire.channel import Channel
 from maniple.amqp.wire.errors import AmqpError
+from maniple.amqp.wire.requests import Message
 
 if TYPE_CHECKING:
     from maniple.amqp.byte_budget import ByteShare

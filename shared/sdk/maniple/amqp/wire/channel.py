@@ -1,11 +1,9 @@
-"""One channel: requests in order, publishes with confirms, deliveries to consumers."""
+"""One channel: publishes with confirms, deliveries to consumers, and what the broker says of it."""
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from pamqp import commands
 from pamqp.base import Frame
@@ -20,51 +18,28 @@ from maniple.amqp.wire.errors import (
     channel_closed,
 )
 from maniple.amqp.wire.properties import Properties, read_properties
+from maniple.amqp.wire.requests import Message, Requests
 
 if TYPE_CHECKING:
     from maniple.amqp.wire.connection import Connection
 
-GIVEN_UP = 504  # CHANNEL_ERROR: we close a channel because nobody waits for its next answer
 REMEMBERED = 1024  # exchanges and routing keys whose publish is kept as it goes out
-
-F = TypeVar("F", bound=Frame)
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Message:
-    """One message as the broker delivered it."""
-
-    tag: int
-    redelivered: bool
-    exchange: str
-    routing_key: str
-    properties: Properties
-    body: bytes
-
-
-class Channel:
+class Channel(Requests):
     """One channel of a connection; `Connection.channel` opens it.
 
-    Every request raises `ChannelLost` or `ConnectionLost` once the channel is gone, also while it
-    waits. A request whose caller is cancelled closes the channel: its answer could be of any kind,
-    at any time. What is delivered is handed on within the loop's turn in which it has arrived.
+    What is delivered is handed on by `Connection.hand_on`.
     """
 
     def __init__(self, connection: "Connection", number: int) -> None:
         """Own this number on a connection."""
-        self._connection = connection
-        self.number = number
-        self.closing: asyncio.Future[None] = connection.loop.create_future()
-        """Done when the channel is gone; its exception tells why."""
+        super().__init__(connection, number)
         self.on_cancelled: set[Callable[[], object]] = set()
         """Called when the broker has ended a consumer: its queue is gone, or moved."""
         self._flows = True
-        self._close_sent = False
-        self._requests: deque[tuple[Frame, asyncio.Future[Any]]] = deque()
-        self._consumers: dict[str, Callable[[Message], None]] = {}
-        self._consumed = 0
         # A message that has not come whole: its method, then what its header said.
         self._method: bytes | Frame | None = None
         self._properties: Properties | None = None
@@ -74,178 +49,6 @@ class Channel:
         # In order of sending: the future of each confirm, and the message's id.
         self._confirms: dict[int, tuple[asyncio.Future[None], str | None]] = {}
         self._heads: dict[tuple[str, str, bool], bytes] = {}
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it is gone, or we have asked for that."""
-        return self._close_sent or self.closing.done()
-
-    # ---- requests
-
-    async def request(self, method: Frame, *, answer: type[F]) -> F:
-        """Send a method and return what the broker answers, which is an `answer`."""
-        self._must_be_open()
-        waiting: asyncio.Future[F] = self._connection.loop.create_future()
-        self._connection.send(framing.method_frame(self.number, method))
-        self._requests.append((method, waiting))
-        try:
-            found = await waiting
-        except asyncio.CancelledError:
-            if waiting.cancelled():
-                self.abandon()
-            raise
-        if not isinstance(found, answer):
-            raise ProtocolError(f"{found.name} answers {method.name}")
-        return found
-
-    async def exchange_declare(  # noqa: PLR0913 - as AMQP has it
-        self,
-        exchange: str,
-        *,
-        exchange_type: str = "direct",
-        passive: bool = False,
-        durable: bool = False,
-        internal: bool = False,
-        arguments: dict[str, Any] | None = None,
-    ) -> None:
-        """Declare an exchange, or see with `passive` whether it is there."""
-        await self.request(
-            commands.Exchange.Declare(
-                exchange=exchange,
-                exchange_type=exchange_type,
-                passive=passive,
-                durable=durable,
-                internal=internal,
-                arguments=arguments or {},
-            ),
-            answer=commands.Exchange.DeclareOk,
-        )
-
-    async def queue_declare(
-        self,
-        queue: str,
-        *,
-        passive: bool = False,
-        durable: bool = False,
-        exclusive: bool = False,
-        arguments: dict[str, Any] | None = None,
-    ) -> commands.Queue.DeclareOk:
-        """Declare a queue, or look with `passive` at it; a queue "" is named by the broker."""
-        return await self.request(
-            commands.Queue.Declare(
-                queue=queue,
-                passive=passive,
-                durable=durable,
-                exclusive=exclusive,
-                arguments=arguments or {},
-            ),
-            answer=commands.Queue.DeclareOk,
-        )
-
-    async def queue_bind(self, queue: str, exchange: str, routing_key: str = "") -> None:
-        """Bind a queue to an exchange."""
-        await self.request(
-            commands.Queue.Bind(queue=queue, exchange=exchange, routing_key=routing_key),
-            answer=commands.Queue.BindOk,
-        )
-
-    async def queue_unbind(self, queue: str, exchange: str, routing_key: str = "") -> None:
-        """Undo `queue_bind`."""
-        await self.request(
-            commands.Queue.Unbind(queue=queue, exchange=exchange, routing_key=routing_key),
-            answer=commands.Queue.UnbindOk,
-        )
-
-    async def queue_delete(self, queue: str) -> None:
-        """Delete a queue with its messages."""
-        await self.request(commands.Queue.Delete(queue=queue), answer=commands.Queue.DeleteOk)
-
-    async def confirm_select(self) -> None:
-        """Have every publish on this channel confirmed."""
-        await self.request(commands.Confirm.Select(), answer=commands.Confirm.SelectOk)
-
-    async def basic_qos(self, *, prefetch_count: int) -> None:
-        """Limit how many messages of each further consumer may be unsettled (0: no limit)."""
-        await self.request(
-            commands.Basic.Qos(prefetch_count=prefetch_count), answer=commands.Basic.QosOk
-        )
-
-    async def basic_consume(
-        self,
-        queue: str,
-        deliver: Callable[[Message], None],
-        *,
-        no_ack: bool = False,
-        arguments: dict[str, Any] | None = None,
-    ) -> str:
-        """Consume a queue, and return the consumer's tag; `deliver` must not raise."""
-        self._consumed += 1
-        tag = f"{self.number}.{self._consumed}"
-        self._consumers[tag] = deliver
-        try:
-            await self.request(
-                commands.Basic.Consume(
-                    queue=queue, consumer_tag=tag, no_ack=no_ack, arguments=arguments or {}
-                ),
-                answer=commands.Basic.ConsumeOk,
-            )
-        except BaseException:
-            self._consumers.pop(tag, None)
-            raise
-        return tag
-
-    async def basic_cancel(self, consumer_tag: str) -> None:
-        """End a consumer; what is under way to it is still delivered before this returns."""
-        await self.request(
-            commands.Basic.Cancel(consumer_tag=consumer_tag), answer=commands.Basic.CancelOk
-        )
-        self._consumers.pop(consumer_tag, None)
-
-    async def basic_get(self, queue: str) -> Message | None:
-        """Take one message; None if the queue has none."""
-        self._must_be_open()
-        method = commands.Basic.Get(queue=queue)
-        waiting: asyncio.Future[Message | None] = self._connection.loop.create_future()
-        self._connection.send(framing.method_frame(self.number, method))
-        self._requests.append((method, waiting))
-        try:
-            return await waiting
-        except asyncio.CancelledError:
-            if waiting.cancelled():
-                self.abandon()
-            raise
-
-    async def close(self) -> None:
-        """Close the channel and return when the broker has; idempotent."""
-        if self.closing.done():
-            return
-        if not self._close_sent:
-            self._send_close(200, "")
-        await asyncio.wait([self.closing])
-
-    def abandon(self) -> None:
-        """Close the channel without waiting: nobody knows any more what its next answer means."""
-        if not self.is_closed:
-            self._send_close(GIVEN_UP, "an answer is no longer waited for")
-
-    def _send_close(self, code: int, text: str) -> None:
-        self._close_sent = True
-        close = commands.Channel.Close(reply_code=code, reply_text=text, class_id=0, method_id=0)
-        self._connection.send(framing.method_frame(self.number, close))
-
-    def _must_be_open(self) -> None:
-        if self.closing.done():
-            raise self._reason()
-        if self._close_sent:
-            raise ChannelLost("the channel is being closed")
-
-    def _reason(self) -> AmqpError:
-        error = self.closing.exception() if self.closing.done() else None
-        if isinstance(error, AmqpError):
-            return error.with_traceback(None)
-        return ChannelLost("the channel is closed")
-
-    # ---- publishing and settling
 
     async def basic_publish(
         self,
@@ -264,7 +67,7 @@ class Channel:
         """
         while not (self._flows and self._connection.writable):
             self._must_be_open()
-            await self._connection.wait_writable(self)
+            await self._connection.wait_writable(self.closing)
         await self.publish(
             body,
             exchange=exchange,
@@ -315,8 +118,6 @@ class Channel:
             framing.METHOD, self.number, framing.SETTLING_SIZE, method, tag, flag, framing.END
         )
         self._connection.send(frame)
-
-    # ---- what the broker sends
 
     def receive(self, kind: int, payload: bytes) -> None:
         """Take a frame of the broker. Raises `ProtocolError` for one that may not come now."""
@@ -425,13 +226,6 @@ class Channel:
                 self._answer(method, None)
             case _:
                 self._answer(method, method)
-
-    def _answer(self, method: Frame, value: object) -> None:
-        if not self._requests or method.name not in self._requests[0][0].valid_responses:
-            raise ProtocolError(f"{method.name} comes, which answers nothing")
-        _, waiting = self._requests.popleft()
-        if not waiting.done():
-            waiting.set_result(value)
 
     def _on_close(self, close: commands.Channel.Close) -> None:
         self._connection.send(framing.method_frame(self.number, commands.Channel.CloseOk()))

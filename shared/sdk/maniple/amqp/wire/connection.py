@@ -6,14 +6,13 @@ here, and go to the channels within the same turn.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from pamqp import commands
 from pamqp.base import Frame
 
 from maniple.amqp.wire import framing
-from maniple.amqp.wire.channel import Channel, Message
+from maniple.amqp.wire.channel import Channel
 from maniple.amqp.wire.errors import (
     ACCESS_REFUSED,
     AmqpError,
@@ -29,15 +28,16 @@ from maniple.amqp.wire.handshake import (
     tls_context,
     tune_ok,
 )
+from maniple.amqp.wire.requests import Deliver, Message
+from maniple.amqp.wire.sender import Sender
 from maniple.forks import keep_from_children
 
 CLOSE_TIMEOUT = 2.0
-WRITE_BUFFER = 1024**2  # bytes that wait for the broker to read, beyond which messages wait
 
 _log = logging.getLogger(__name__)
 
 
-class Connection(asyncio.Protocol):
+class Connection(Sender):
     """A connection to a broker; `open` opens it, once.
 
     `closing` is done when it is gone, and its exception tells why. Whether the broker still lives
@@ -46,26 +46,20 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, url: str) -> None:
         """Describe the connection; must be called within a running loop."""
-        self.loop = asyncio.get_running_loop()
+        super().__init__(asyncio.get_running_loop())
         self.closing: asyncio.Future[None] = self.loop.create_future()
         self.heard = 0
         """How often something has been received."""
-        self.blocked = False
-        """Whether a broker alarm (memory, disk) holds back what is published here."""
         self.channel_max = MOST_CHANNELS
         self.frame_max = framing.LEAST_FRAME_MAX
         self.server_properties: dict[str, Any] = {}
         self.answers_cancels = False
         """Whether the broker waits for our answer when it ends a consumer (RabbitMQ 4.3.7)."""
         self._address = address_of(url)
-        self._transport: asyncio.Transport | None = None
         self._reader = framing.FrameReader()
         self._channels: dict[int, Channel] = {}
         self._expected: asyncio.Future[Frame] | None = None  # of the handshake
-        self._delivered: list[tuple[Channel, Callable[[Message], None], Message]] = []
-        self._out: list[bytes] = []
-        self._paused = False
-        self._writers: list[asyncio.Future[None]] = []
+        self._delivered: list[tuple[Channel, Deliver, Message]] = []
         self._heartbeats: asyncio.TimerHandle | None = None
         self._close_sent = False
 
@@ -184,9 +178,7 @@ class Connection(asyncio.Protocol):
         """Let another channel have this number: the broker is done with it."""
         self._channels.pop(number, None)
 
-    def hand_on(
-        self, channel: Channel, deliver: Callable[[Message], None], message: Message
-    ) -> None:
+    def hand_on(self, channel: Channel, deliver: Deliver, message: Message) -> None:
         """Call `deliver` behind all that has just been read: what it does must not hold that up."""
         if not self._delivered:
             self.loop.call_soon(self._hand_out)
@@ -208,58 +200,14 @@ class Connection(asyncio.Protocol):
 
     # ---- sending
 
-    @property
-    def writable(self) -> bool:
-        """Whether messages may be sent: the broker takes them, and our buffer is not full."""
-        return not (self._paused or self.blocked)
-
-    async def wait_writable(self, channel: Channel) -> None:
-        """Return when that may have changed, or `channel` has been lost."""
-        if channel.closing.done():
-            return
-        waiting: asyncio.Future[None] = self.loop.create_future()
-        self._writers.append(waiting)
-        await waiting
-
-    def wake_writers(self) -> None:
-        """Have those who wait in `wait_writable` look again."""
-        writers, self._writers = self._writers, []
-        for waiting in writers:
-            if not waiting.done():
-                waiting.set_result(None)
-
-    def send(self, frames: bytes) -> None:
-        """Send at the end of the loop's turn."""
-        if not self._out:
-            self.loop.call_soon(self._flush)
-        self._out.append(frames)
-
-    def send_heartbeat(self) -> None:
-        """Send a heartbeat at once, besides those in their turn.
-
-        While our buffer is full the broker reads nothing: it would not arrive.
-        """
-        if self._transport is not None and not self._paused and not self._transport.is_closing():
-            self._transport.write(framing.HEARTBEAT_FRAME)
-
     def _send_method(self, method: Frame) -> None:
         self.send(framing.method_frame(0, method))
-
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _beat(self, interval: float) -> None:
         self.send_heartbeat()
         self._heartbeats = self.loop.call_later(interval, self._beat, interval)
 
     # ---- the socket's callbacks
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the socket."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
@@ -276,15 +224,6 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - a defect of ours must not leave a deaf connection
             _log.exception("what the broker sent was not handled")
             self._fail(ProtocolError(f"what the broker sent was not handled: {error!r}"))
-
-    def pause_writing(self) -> None:
-        """Hold back messages: the peer does not read."""
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        """Let messages go on."""
-        self._paused = False
-        self.wake_writers()
 
     def eof_received(self) -> bool:
         """Close our side, too."""
