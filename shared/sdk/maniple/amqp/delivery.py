@@ -163,21 +163,24 @@ class UnsettledDeliveries:
             asyncio.get_running_loop().call_soon(self._start_flush)
 
     def _start_flush(self) -> None:
+        if not self.flushing.locked():
+            self._send_settled()
+            return
         task = asyncio.get_running_loop().create_task(self.flush())
         task.add_done_callback(raise_error)
 
     async def flush(self) -> None:
         """Send the acknowledgements that wait."""
-        # One at a time: an ack up to some tag must not overtake the single acks below it.
         async with self.flushing:
-            self._flush_scheduled = False
-            channel = self.channel
-            if channel is None:
-                return
-            with contextlib.suppress(AmqpError):
-                self._send_settled(channel)
+            self._send_settled()
 
-    def _send_settled(self, channel: Channel) -> None:
+    def _send_settled(self) -> None:
+        self._flush_scheduled = False
+        if self.channel is not None:
+            with contextlib.suppress(AmqpError):
+                self._send(self.channel)
+
+    def _send(self, channel: Channel) -> None:
         settled, self._settled = self._settled, set()
         rejected, self._rejected = self._rejected, []
         head = 0

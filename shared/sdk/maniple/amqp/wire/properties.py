@@ -14,6 +14,8 @@ from pamqp import decode, encode
 from maniple.amqp.wire.framing import short_string
 
 UNREADABLE: Final = "\N{REPLACEMENT CHARACTER}"
+_TEXT = ord("S")
+_LONGEST_KEY = 128  # bytes; RabbitMQ allows no more
 
 
 @dataclass(slots=True)
@@ -85,10 +87,42 @@ def _timestamp(data: bytes, at: int) -> tuple[int, datetime | None]:
 def _table(data: bytes, at: int) -> tuple[int, dict[str, Any]]:
     size = int.from_bytes(data[at : at + 4], "big") + 4
     table = data[at : at + size]
+    texts = _texts(table)
+    if texts is not None:
+        return size, texts
     try:
         return size, decode.field_table(table)[1]
     except Exception:  # noqa: BLE001 - what is wrong with it is the sender's, also a recursion
         return size, {UNREADABLE: table[4:]}
+
+
+def _texts(table: bytes) -> dict[str, Any] | None:
+    """Return a table that has nothing but texts, as most have; None for any other."""
+    found: dict[str, Any] = {}
+    at, end = 4, len(table)
+    try:
+        while at < end:
+            value = at + 1 + table[at]
+            if table[value] != _TEXT:
+                return None
+            key = table[at + 1 : value].decode()
+            at = value + 5 + int.from_bytes(table[value + 1 : value + 5], "big")
+            found[key] = table[value + 5 : at].decode()
+    except (IndexError, UnicodeDecodeError):
+        return None
+    return found if at == end else None
+
+
+def _table_of(values: dict[str, Any]) -> bytes:
+    parts = [b""]
+    for key, value in values.items():
+        name = key.encode()
+        if type(value) is not str or len(name) > _LONGEST_KEY:
+            return encode.field_table(values)
+        text = value.encode()
+        parts += (bytes((len(name),)), name, b"S", len(text).to_bytes(4, "big"), text)
+    table = b"".join(parts)
+    return len(table).to_bytes(4, "big") + table
 
 
 def _octet_of(value: int) -> bytes:
@@ -103,7 +137,7 @@ _Read = Callable[[bytes, int], tuple[int, Any]]
 _FIELDS: tuple[tuple[int, str, _Read, Callable[[Any], bytes]], ...] = (
     (1 << 15, "content_type", _short_string, short_string),
     (1 << 14, "content_encoding", _short_string, short_string),
-    (1 << 13, "headers", _table, encode.field_table),
+    (1 << 13, "headers", _table, _table_of),
     (1 << 12, "delivery_mode", _octet, _octet_of),
     (1 << 11, "priority", _octet, _octet_of),
     (1 << 10, "correlation_id", _short_string, short_string),
