@@ -62,8 +62,9 @@ class Channel(Requests):
         """Publish with confirm: return when the broker has taken the message over.
 
         Raises `PublishReturned` if it is `mandatory` and nothing is bound, `PublishFailed` when a
-        queue refuses it. While the peer reads nothing (`Connection.writable`) this waits before it
-        sends.
+        queue refuses it, or AMQP has no room for a property of it. The channel must have been
+        opened with confirms. While the peer reads nothing, or an alarm holds back what is
+        published, this waits before it sends.
         """
         while not (self._flows and self._connection.writable):
             self._must_be_open()
@@ -88,21 +89,29 @@ class Channel(Requests):
         """Publish at once, and return a future of the confirm; see `basic_publish`."""
         self._must_be_open()
         connection = self._connection
-        content = framing.content_frames(
-            self.number, properties.to_bytes(), body, connection.frame_max
-        )
-        head = self._heads.get((exchange, routing_key, mandatory))
-        if head is None:
-            head = framing.publish_frame(self.number, exchange, routing_key, mandatory=mandatory)
-            if len(self._heads) >= REMEMBERED:
-                self._heads.clear()
-            self._heads[exchange, routing_key, mandatory] = head
+        try:
+            content = framing.content_frames(
+                self.number, properties.to_bytes(), body, connection.frame_max
+            )
+            head = self._head(exchange, routing_key, mandatory=mandatory)
+        except (TypeError, ValueError) as error:
+            raise PublishFailed(f"AMQP cannot carry the message: {error}") from error
         connection.send(head)
         connection.send(content)
         self._published = number = self._published + 1
         confirm: asyncio.Future[None] = connection.loop.create_future()
         self._confirms[number] = confirm, properties.message_id
         return confirm
+
+    def _head(self, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
+        place = exchange, routing_key, mandatory
+        head = self._heads.get(place)
+        if head is None:
+            head = framing.publish_frame(self.number, exchange, routing_key, mandatory=mandatory)
+            if len(self._heads) >= REMEMBERED:
+                self._heads.clear()
+            self._heads[place] = head
+        return head
 
     def basic_ack(self, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge a delivery, or all up to it; sent at the end of the loop's turn."""

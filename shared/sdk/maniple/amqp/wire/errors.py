@@ -55,7 +55,7 @@ class PreconditionFailed(ChannelLost):
 
 
 class PublishFailed(AmqpError):
-    """A queue refused a message (`basic.nack`)."""
+    """A queue refused a message (`basic.nack`), or AMQP cannot carry it."""
 
 
 class PublishReturned(PublishFailed):

@@ -45,7 +45,11 @@ class FrameReader:
     def __init__(self) -> None:
         """Begin before the first byte."""
         self.largest = 1 << 20
-        """The most bytes that a frame may have: until that is agreed, more than enough."""
+        """The most bytes that a frame may have: until that is agreed, more than enough.
+
+        The header of a message may have more: RabbitMQ does not cut it, whoever wrote it had agreed
+        to more with the broker, and a dead-lettered message gets headers beyond that.
+        """
         self._rest = bytearray()
         self._needed = 0
 
@@ -63,7 +67,7 @@ class FrameReader:
             kind, channel, size = _HEAD.unpack_from(data, at)
             end = at + size + OVERHEAD
             # Before all of it has come: what is no frame may never end.
-            if kind not in _KINDS or end - at > most:
+            if kind not in _KINDS or (end - at > most and kind != HEADER):
                 raise ProtocolError(_why_not(kind, size, most, data[at : at + 16]))
             if end > length:
                 break
@@ -143,10 +147,14 @@ def publish_frame(channel: int, exchange: str, routing_key: str, *, mandatory: b
 
 
 def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int) -> bytes:
-    """Return the frames of a message behind its method: header and body."""
+    """Return the frames of a message behind its method; `ValueError` for too large a header."""
     header = _CONTENT.pack(BASIC, 0, len(body)) + properties
     head = _HEAD.pack(HEADER, channel, len(header))
     most = frame_max - OVERHEAD
+    if len(header) > most:
+        raise ValueError(
+            f"its properties have {len(properties)} bytes, which no frame has room for"
+        )
     if 0 < len(body) <= most:
         return b"".join((head, header, _END, _HEAD.pack(BODY, channel, len(body)), body, _END))
     parts = [head, header, _END]
