@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         self._expected: asyncio.Future[Frame] | None = None  # of the handshake
         self._out: list[bytes] = []
         self._paused = False
-        self._writers: list[asyncio.Future[None]] = []
+        self._writers: dict[asyncio.Future[None], None] = {}
         self._heartbeats: asyncio.TimerHandle | None = None
         self._close_sent = False
 
@@ -198,12 +198,15 @@ class Connection(asyncio.Protocol):
         if channel.closing.done():
             return
         waiting: asyncio.Future[None] = self.loop.create_future()
-        self._writers.append(waiting)
-        await waiting
+        self._writers[waiting] = None
+        try:
+            await waiting
+        finally:
+            self._writers.pop(waiting, None)
 
     def wake_writers(self) -> None:
         """Have those who wait in `wait_writable` look again."""
-        writers, self._writers = self._writers, []
+        writers, self._writers = self._writers, {}
         for waiting in writers:
             if not waiting.done():
                 waiting.set_result(None)
@@ -279,7 +282,7 @@ class Connection(asyncio.Protocol):
     # ---- what the broker says of the connection
 
     def _receive(self, kind: int, number: int, payload: bytes) -> None:
-        if kind == framing.HEARTBEAT and number == 0:
+        if (kind == framing.HEARTBEAT and number == 0) or self.closing.done():
             return
         if kind != framing.METHOD:
             raise ProtocolError(f"a frame of kind {kind} on channel {number}, which is not open")

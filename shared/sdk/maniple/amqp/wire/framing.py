@@ -142,10 +142,15 @@ def publish_frame(channel: int, exchange: str, routing_key: str, *, mandatory: b
 
 
 def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int) -> bytes:
-    """Return the frames of a message behind its method: header and body."""
+    """Return the frames of a message behind its method: header and body.
+
+    Raises `ValueError` for properties that are larger than a frame, which only a body may be.
+    """
     header = _CONTENT.pack(BASIC, 0, len(body)) + properties
     head = _HEAD.pack(HEADER, channel, len(header))
     most = frame_max - OVERHEAD
+    if len(header) > most:
+        raise ValueError(f"the properties of a message have {len(header)} bytes, more than {most}")
     if 0 < len(body) <= most:
         return b"".join((head, header, _END, _HEAD.pack(BODY, channel, len(body)), body, _END))
     parts = [head, header, _END]
