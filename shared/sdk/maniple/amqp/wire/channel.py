@@ -207,10 +207,12 @@ class Channel(Requests):
 
     def _on_return(self, returned: commands.Basic.Return, properties: Properties) -> None:
         """Tell who published: the confirm that follows would say that all is well."""
-        for confirm, message_id in self._confirms.values():
-            if message_id == properties.message_id and not confirm.done():
-                place = f"{returned.exchange}/{returned.routing_key}"
-                confirm.set_exception(PublishReturned(f"{returned.reply_text}: {place}"))
+        for tag, (confirm, message_id) in self._confirms.items():
+            if message_id == properties.message_id:
+                del self._confirms[tag]  # given up or not: the next of that id is another publish
+                if not confirm.done():
+                    place = f"{returned.exchange}/{returned.routing_key}"
+                    confirm.set_exception(PublishReturned(f"{returned.reply_text}: {place}"))
                 return
 
     def _on_method(self, method: Frame) -> None:
@@ -220,10 +222,10 @@ class Channel(Requests):
             case commands.Channel.CloseOk():
                 self._connection.free(self.number)
                 self.lost(ChannelLost("closed"))
+            case commands.Basic.GetOk() | commands.Basic.Return():
+                self._method = method  # also while we close: its content follows
             case _ if self._close_sent:
                 pass
-            case commands.Basic.GetOk() | commands.Basic.Return():
-                self._method = method
             case commands.Basic.Cancel():
                 self._on_cancel(method)
             case commands.Channel.Flow():
@@ -255,7 +257,7 @@ class Channel(Requests):
 
 
 def _end(confirm: asyncio.Future[None], number: int) -> None:
-    if confirm.done():  # returned before, or no longer waited for
+    if confirm.done():  # no longer waited for
         return
     if number == framing.ACK:
         confirm.set_result(None)

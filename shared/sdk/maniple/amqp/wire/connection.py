@@ -238,7 +238,7 @@ class Connection(Sender):
     # ---- what the broker says of the connection
 
     def _receive(self, kind: int, number: int, payload: bytes) -> None:
-        if kind == framing.HEARTBEAT and number == 0:
+        if (kind == framing.HEARTBEAT and number == 0) or self.closing.done():
             return
         if kind != framing.METHOD:
             raise ProtocolError(f"a frame of kind {kind} on channel {number}, which is not open")

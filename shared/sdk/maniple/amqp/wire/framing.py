@@ -152,9 +152,7 @@ def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int)
     head = _HEAD.pack(HEADER, channel, len(header))
     most = frame_max - OVERHEAD
     if len(header) > most:
-        raise ValueError(
-            f"its properties have {len(properties)} bytes, which no frame has room for"
-        )
+        raise ValueError(f"the properties of a message have {len(header)} bytes, more than {most}")
     if 0 < len(body) <= most:
         return b"".join((head, header, _END, _HEAD.pack(BODY, channel, len(body)), body, _END))
     parts = [head, header, _END]

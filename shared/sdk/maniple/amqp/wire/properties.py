@@ -130,7 +130,9 @@ def _octet_of(value: int) -> bytes:
 
 
 def _timestamp_of(value: datetime) -> bytes:
-    return int(value.timestamp()).to_bytes(8, "big")
+    if (seconds := int(value.timestamp())) < 0:
+        raise ValueError("a time in AMQP is not before 1970")
+    return seconds.to_bytes(8, "big")
 
 
 _Read = Callable[[bytes, int], tuple[int, Any]]

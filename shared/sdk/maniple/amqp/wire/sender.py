@@ -23,7 +23,7 @@ class Sender(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._paused = False
-        self._writers: list[asyncio.Future[None]] = []
+        self._writers: dict[asyncio.Future[None], None] = {}
 
     @property
     def writable(self) -> bool:
@@ -35,12 +35,15 @@ class Sender(asyncio.Protocol):
         if ended.done():
             return
         waiting: asyncio.Future[None] = self.loop.create_future()
-        self._writers.append(waiting)
-        await waiting
+        self._writers[waiting] = None
+        try:
+            await waiting
+        finally:
+            self._writers.pop(waiting, None)
 
     def wake_writers(self) -> None:
         """Have those who wait in `wait_writable` look again."""
-        writers, self._writers = self._writers, []
+        writers, self._writers = self._writers, {}
         for waiting in writers:
             if not waiting.done():
                 waiting.set_result(None)
