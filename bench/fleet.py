@@ -11,6 +11,7 @@ alarms. The agents are not in Consul, so what its checks cost is not in the figu
 
 import argparse
 import asyncio
+import contextlib
 import heapq
 import json
 import os
@@ -22,16 +23,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import cast
 
-import aiormq
 import structlog
-from aiormq.abc import AbstractChannel
-from aiormq.channel import Channel
-from pamqp import commands
 from rich.progress import Progress
 
-from maniple.amqp import AmqpConnection
+from maniple.amqp import AmqpConnection, Connection
+from maniple.amqp.wire.amqp_errors import AmqpError
+from maniple.amqp.wire.channel import Channel
+from maniple.amqp.wire.properties import Properties
 from maniple.identifiers import new_id
 from maniple.topology import EVENTS, HEARTBEATS
 from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
@@ -62,27 +61,31 @@ class Spray:
         self._channel: Channel | None = None
         link.add_endpoint(self)
 
-    async def open(self, connection: aiormq.Connection) -> AbstractChannel:
-        """Open a channel without confirms."""
-        self._channel = cast("Channel", await connection.channel(publisher_confirms=False))
+    async def open(self, connection: Connection) -> Channel:
+        """Open a channel."""
+        self._channel = await connection.channel(publisher_confirms=True)
         return self._channel
 
     def lost(self) -> None:
         """Forget the channel."""
         self._channel = None
 
-    async def send(self, heartbeat: Heartbeat) -> None:
+    def send(self, heartbeat: Heartbeat) -> None:
         """Publish one heartbeat."""
         if self._channel is not None:
-            properties = commands.Basic.Properties(
+            properties = Properties(
                 content_type="application/json",
                 delivery_mode=2,
                 message_id=new_id(),
                 message_type=heartbeat.TYPE,
             )
-            await self._channel.basic_publish(
-                heartbeat.to_json(), exchange=HEARTBEATS.name, properties=properties, wait=False
-            )
+            with contextlib.suppress(AmqpError):  # who is told of a loss forgets the channel
+                self._channel.publish(
+                    heartbeat.to_json(),
+                    exchange=HEARTBEATS.name,
+                    routing_key="",
+                    properties=properties,
+                )
 
 
 @dataclass
@@ -96,12 +99,12 @@ class Simulated:
     sent: float = 0.0
     silent: bool = False
 
-    async def beat(self) -> None:
+    def beat(self) -> None:
         """Send the next heartbeat, the first one with the description."""
         first = not self.sequence
         self.sequence += 1
         self.digest = self.digest or self.description.digest
-        await self.spray.send(
+        self.spray.send(
             Heartbeat(
                 agent=self.description.agent,
                 incarnation=self.description.incarnation,
@@ -147,7 +150,7 @@ class Fleet:
             self._late = max(self._late, time.monotonic() - when)
             agent = self.agents[number]
             if not agent.silent:
-                await agent.beat()
+                agent.beat()
             after = when + PERIOD * random.uniform(1 - JITTER, 1 + JITTER)
             heapq.heapreplace(due, (after, number))
 

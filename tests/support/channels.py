@@ -1,7 +1,6 @@
 """A channel to a broker that answers at once, and records the calls."""
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 
@@ -10,21 +9,21 @@ class Channel:
 
     def __init__(self) -> None:
         self.told: list[str] = []
-        self.on_consumer_cancel_callbacks: set[Any] = set()
+        self.on_cancelled: set[Any] = set()
         self.deliver: Any = None
 
     async def basic_qos(self, *, prefetch_count: int) -> None:
         self.told.append(f"qos {prefetch_count}")
 
-    async def basic_consume(self, queue: str, deliver: Any, **_: Any) -> Any:  # noqa: ARG002
+    async def basic_consume(self, queue: str, deliver: Any, **_: Any) -> str:  # noqa: ARG002
         self.told.append("consume")
         self.deliver = deliver
-        return SimpleNamespace(consumer_tag="tag")
+        return "tag"
 
     async def basic_cancel(self, _tag: str) -> None:
         self.told.append("cancel")
 
-    async def basic_ack(self, tag: int, *, multiple: bool = False) -> None:
+    def basic_ack(self, tag: int, *, multiple: bool = False) -> None:
         self.told.append(f"ack {tag}{' and before' if multiple else ''}")
 
 

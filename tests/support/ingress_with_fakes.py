@@ -6,10 +6,9 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
-from pamqp import commands
-
 from known_records import Known
 from maniple.amqp import Outgoing
+from maniple.amqp.wire.properties import Properties
 from maniple.codec import decode_results
 from maniple.messages import Envelope, Result
 from maniple_dispatcher.ingress.arrival import Redelivery
@@ -40,7 +39,7 @@ class Submission(SimpleNamespace):
             routing_key=properties.pop("routing_key", "text.stats"),
             headers=properties.pop("headers", {}),
             redelivered=properties.pop("redelivered", False),
-            properties=commands.Basic.Properties(correlation_id="c", **properties),
+            properties=Properties(correlation_id="c", **properties),
         )
         self.acked = self.rejected = self.weight = 0
         self.alive = True

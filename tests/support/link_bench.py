@@ -5,9 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
-import aiormq
-from aiormq.abc import AbstractChannel
-
 from local_servers import LocalServers
 from maniple.amqp import (
     AmqpConnection,
@@ -18,11 +15,13 @@ from maniple.amqp import (
     Publisher,
     declare,
 )
+from maniple.amqp.wire.channel import Channel
 from maniple.timings import Amqp
 from maniple.topology import Queue
 from waiting import wait_until
 
 CONFIRMED_WITHIN = 20.0
+OPENED_WITHIN = 10.0
 
 
 def new_queue(**arguments: str) -> Queue:
@@ -97,6 +96,17 @@ class Bench:
         return (await depth(servers, self.queue))[0]
 
 
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    """Open a connection that nobody supervises, and close it in the end."""
+    connection = Connection(url)
+    await connection.open(OPENED_WITHIN)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def done(publishing: asyncio.Task[None]) -> None:
     """Return when everything has been confirmed, over however many connections."""
     await wait_until(publishing.done, CONFIRMED_WITHIN)
@@ -110,13 +120,11 @@ async def bench(url: str, queue: Queue, times: Amqp | None = None) -> AsyncItera
         yield made
     finally:
         await made.link.close()
-        connection = await aiormq.connect(url)
-        channel = await connection.channel()
-        await channel.queue_delete(queue.name)
-        await connection.close()
+        async with connected(url) as connection:
+            await (await connection.channel()).queue_delete(queue.name)
 
 
-def channel_of(one: Publisher | Consumer) -> AbstractChannel:
+def channel_of(one: Publisher | Consumer) -> Channel:
     assert one._channel is not None
     return one._channel
 
@@ -139,8 +147,7 @@ async def is_left(
 
 async def depth_at(url: str, queue: str) -> tuple[int, int]:
     """Return (messages, consumers) as a passive declaration tells them: ready ones only."""
-    connection = await aiormq.connect(url)
-    channel = await connection.channel()
-    declared = await channel.queue_declare(queue, passive=True)
-    await connection.close()
+    async with connected(url) as connection:
+        channel = await connection.channel()
+        declared = await channel.queue_declare(queue, passive=True)
     return int(declared.message_count or 0), int(declared.consumer_count or 0)

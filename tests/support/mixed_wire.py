@@ -15,8 +15,6 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
-from pamqp import commands
-
 from maniple.client.handle import TaskHandle
 from maniple.client.submission import encode_task
 from maniple.codec import decode_envelopes
@@ -82,6 +80,11 @@ LanePublisher = of_release(
 )
 DispatchTracing = of_release(
     "maniple_dispatcher.tracing.DispatchTracing", "maniple_dispatcher.traces.Traces"
+)
+Properties = (
+    import_module("maniple.amqp.wire.properties").Properties
+    if is_newer()
+    else import_module("pamqp.commands").Basic.Properties
 )
 
 
@@ -162,9 +165,7 @@ async def dispatch(told: Told) -> Told:
     )
     delivery: Any = Delivery(body=told["body"].encode())
     delivery.routing_key, delivery.headers = told["key"], {}
-    delivery.properties = commands.Basic.Properties(
-        message_id=told["message_id"], reply_to=REPLY_TO
-    )
+    delivery.properties = Properties(message_id=told["message_id"], reply_to=REPLY_TO)
     member(way_in, "on_submission", "take")(delivery)
     for part, drain in ((lanes, "drain_lanes"), (results, "drain_results"), (log, "drain_log")):
         await member(part, drain, "drain")()

@@ -12,8 +12,8 @@ from pamqp import body, commands, header, heartbeat
 from pamqp import frame as pamqp_frame
 from pamqp.base import Frame
 
+from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 SECONDS = 20.0  # within which nothing of this hangs, also on a busy machine
@@ -107,7 +107,7 @@ class Peer:
     async def start(self, mechanisms: str = "PLAIN AMQPLAIN", **capabilities: Any) -> None:
         """Greet, without waiting for the answer."""
         assert await self.header() == PROTOCOL_HEADER
-        properties = {"capabilities": {**CAPABILITIES, **capabilities}}
+        properties: dict[str, Any] = {"capabilities": {**CAPABILITIES, **capabilities}}
         self.send(commands.Connection.Start(0, 9, properties, mechanisms, "en_US"))
 
     async def shake_hands(

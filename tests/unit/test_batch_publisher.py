@@ -216,7 +216,7 @@ async def test_a_reply_stands_alone_under_an_id_that_fits(publisher: FakePublish
     reply = next(message for message in publisher.sent if message.routing_key == "theirs")
     assert reply.body == encode(result)
     assert (reply.correlation_id, reply.persistent) == ("corr", True)
-    assert reply.properties().marshal()
+    assert reply.properties().to_bytes()
 
 
 @pytest.mark.parametrize("reply_to", ["gone", "maniple.replies.gone"])

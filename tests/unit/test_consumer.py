@@ -5,10 +5,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pamqp import commands
 
 from channels import Channel, until_idle
 from maniple.amqp import Consumer, consumer
+from maniple.amqp.wire.properties import Properties
+from maniple.amqp.wire.requests import Message
 
 
 class Broker:
@@ -30,11 +31,9 @@ async def consuming() -> tuple[Consumer, Channel]:
     return made, broker.opened
 
 
-async def deliver(channel: Channel, tag: int) -> None:
+def deliver(channel: Channel, tag: int) -> None:
     """Deliver a message, which is acknowledged at once."""
-    frame = commands.Basic.Deliver("tag", tag, False, "", "a.queue")
-    header = SimpleNamespace(properties=commands.Basic.Properties())
-    await channel.deliver(SimpleNamespace(delivery=frame, header=header, body=b"1"))
+    channel.deliver(Message(tag, False, "", "a.queue", Properties(), b"1"))
 
 
 async def test_a_subscription_is_not_ended_while_something_may_be_under_way(
@@ -44,7 +43,7 @@ async def test_a_subscription_is_not_ended_while_something_may_be_under_way(
     on, channel = await consuming()
     pausing = asyncio.create_task(on.pause())
     await until_idle()
-    await deliver(channel, 1)
+    deliver(channel, 1)
     await until_idle()
     assert (on.unsettled, channel.told) == (1, [])  # an acknowledgement would let more set out
     pausing.cancel()
@@ -61,11 +60,11 @@ async def test_what_arrives_before_the_end_of_a_subscription_is_acknowledged_aft
 ) -> None:
     monkeypatch.setattr(consumer, "QUIET", 0.0)
     on, channel = await consuming()
-    await deliver(channel, 1)
+    deliver(channel, 1)
     await until_idle()
     resizing = asyncio.create_task(on.resize(9))
     await asyncio.sleep(0)
-    await deliver(channel, 2)
+    deliver(channel, 2)
     await resizing
     await until_idle()
     one, *rest = channel.told

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from pamqp import commands
 
 from known_records import Known
+from maniple.amqp.wire.properties import Properties
 from maniple.codec import decode_results, peek_identity
 from maniple.identifiers import is_refusal, member_id, refusal_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Status, Task, TaskAccepted, TaskAdmitted
@@ -44,7 +44,7 @@ class Delivery(SimpleNamespace):
     """A message from `maniple.dead.broker`, and how it was settled."""
 
     def __init__(self, body: bytes, routing_key: str, reason: str, *, itself: bool) -> None:
-        properties = commands.Basic.Properties(message_id=MESSAGE, reply_to="theirs")
+        properties = Properties(message_id=MESSAGE, reply_to="theirs")
         death = {"reason": reason, "routing-keys": ["text.stats"]}
         headers = {"x-death": [death | ({"original-expiration": "100"} if itself else {})]}
         super().__init__(body=body, routing_key=routing_key, properties=properties, headers=headers)

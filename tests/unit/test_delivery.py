@@ -1,12 +1,11 @@
 """What is settled of deliveries when their connection is lost: nothing of the next one's."""
 
-from types import SimpleNamespace
 from typing import Any
-
-from pamqp import commands
 
 from channels import Channel, until_idle
 from maniple.amqp.delivery import Delivery, UnsettledDeliveries
+from maniple.amqp.wire.properties import Properties
+from maniple.amqp.wire.requests import Message
 
 
 def on(channel: Any) -> UnsettledDeliveries:
@@ -17,11 +16,7 @@ def on(channel: Any) -> UnsettledDeliveries:
 
 def delivered(deliveries: UnsettledDeliveries, tag: int) -> Delivery:
     """Return a delivery of the present channel that is not settled."""
-    message: Any = SimpleNamespace(
-        delivery=commands.Basic.Deliver("tag", tag, False, "", "a.queue"),
-        header=SimpleNamespace(properties=commands.Basic.Properties()),
-        body=b"1",
-    )
+    message = Message(tag, False, "", "a.queue", Properties(), b"1")
     delivery = Delivery(deliveries, message, deliveries.generation)
     deliveries.unsettled[tag] = delivery
     return delivery

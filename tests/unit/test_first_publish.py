@@ -10,19 +10,17 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import aiormq
 import pytest
-from pamqp import commands
 
 from channels import until_idle
 from maniple.amqp import FirstPublishes, Outgoing, Publisher
 from maniple.amqp.first_publish import KEPT, MOST, MOST_KNOWN, SOON, SPARE
 from maniple.amqp.publisher import LOST_AFTER
+from maniple.amqp.wire.amqp_errors import PublishFailed, PublishReturned
 from maniple.errors import PublishRefused
 from maniple.timings import Amqp
 
 TIMES = Amqp(confirm=3.0, answer=2.0)
-RETURNED: Any = SimpleNamespace(delivery=commands.Basic.Return(312, "NO_ROUTE", "", "absent"))
 HOT = 1  # the number of the channel that is opened first
 
 
@@ -33,7 +31,7 @@ class Broker:
     """
 
     def __init__(self) -> None:
-        self.connection_tune = SimpleNamespace(channel_max=2047)
+        self.channel_max = 2047
         self.silent: set[str] = set()
         self.unconfirming: set[str] = set()
         self.full: set[str] = set()
@@ -45,7 +43,7 @@ class Broker:
         self.sent: list[tuple[str, int, str]] = []
 
     async def channel(self, **options: bool) -> "Channel":
-        assert options == {"publisher_confirms": True, "on_return_raises": True}
+        assert options == {"publisher_confirms": True}
         await asyncio.sleep(0)
         self.opened += 1
         channel = Channel(self, self.opened)
@@ -88,9 +86,9 @@ class Channel:
         if routing_key in self.broker.unconfirming:
             await asyncio.Event().wait()
         if routing_key in self.broker.absent:
-            raise aiormq.exceptions.PublishError(RETURNED, RETURNED.delivery)
+            raise PublishReturned
         if routing_key in self.broker.full:
-            raise aiormq.exceptions.DeliveryError(None, None)  # type: ignore[arg-type]
+            raise PublishFailed
         self.broker.taken.append(at)
 
     async def basic_qos(self, **_: int) -> None:
@@ -305,7 +303,7 @@ async def test_so_many_silent_queues_take_so_many_channels_and_the_next_one_its_
 
 async def test_there_are_no_more_of_them_than_the_broker_lets_a_connection_have() -> None:
     broker = Broker()
-    broker.connection_tune.channel_max = SPARE + 3
+    broker.channel_max = SPARE + 3
     async with publishing(broker) as on:
         broker.silent |= {str(number) for number in range(10)}
         for number in range(10):

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import structlog
-from aiormq.abc import DeliveredMessage
 from msgspec import Raw
 from msgspec.structs import replace
-from pamqp import commands
-from pamqp.header import ContentHeader
 
 from maniple.amqp import Outgoing, Pull, QueueView
+from maniple.amqp.wire.properties import Properties
+from maniple.amqp.wire.requests import Message as WireMessage
 from maniple.clock import Clock
 from maniple.codec import decode_envelopes, decode_results, encode, join
 from maniple.errors import BrokerUnavailable
@@ -102,29 +101,26 @@ class Channel:
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
 
-    async def basic_get(self, queue: str) -> DeliveredMessage:
+    async def basic_get(self, queue: str) -> WireMessage | None:
         await asyncio.sleep(0)
         broker = self.broker
         if broker.dead:
             raise BrokerUnavailable("no answer")
-        channel: Any = self
         if not broker.queues[queue]:
-            empty = commands.Basic.GetEmpty()
-            return DeliveredMessage(
-                delivery=empty, header=ContentHeader(), body=b"", channel=channel
-            )
+            return None
         message = broker.queues[queue].popleft()
         broker.tags += 1
         broker.taken[broker.tags] = queue, message
         broker.most_open = max(broker.most_open, len(broker.taken))
-        got = commands.Basic.GetOk(broker.tags, message.redelivered, "maniple.lanes", LANE, 0)
-        header = ContentHeader(properties=commands.Basic.Properties(headers=message.headers))
-        return DeliveredMessage(delivery=got, header=header, body=message.body, channel=channel)
+        properties = Properties(headers=message.headers)
+        return WireMessage(
+            broker.tags, message.redelivered, "maniple.lanes", LANE, properties, message.body
+        )
 
-    async def basic_ack(self, tag: int) -> None:
+    def basic_ack(self, tag: int) -> None:
         del self.broker.taken[tag]
 
-    async def basic_reject(self, tag: int, *, requeue: bool) -> None:
+    def basic_reject(self, tag: int, *, requeue: bool) -> None:
         assert not requeue
         self.broker.rejected.append(self.broker.taken.pop(tag)[1].body)
 

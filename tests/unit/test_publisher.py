@@ -4,12 +4,12 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-import aiormq
 import pytest
 
 from channels import until_idle
 from maniple.amqp import Outgoing, Publisher, publisher
 from maniple.amqp.publisher import LOST_AFTER
+from maniple.amqp.wire.amqp_errors import ConnectionLost, PublishFailed
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
 
@@ -30,11 +30,11 @@ class Channel:
     async def basic_publish(self, _body: bytes, *, routing_key: str, **_: Any) -> None:
         if self.closed:
             self.closed -= 1
-            raise ConnectionError
+            raise ConnectionLost
         if routing_key in self.silent:
             await asyncio.Event().wait()
         if routing_key in self.refused:
-            raise aiormq.exceptions.DeliveryError(None, None)  # type: ignore[arg-type]
+            raise PublishFailed
 
     async def basic_qos(self, **_: int) -> None:
         self.asked += 1

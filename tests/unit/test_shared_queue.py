@@ -3,7 +3,7 @@
 import asyncio
 from itertools import count
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import aiormq
 import pytest
@@ -174,10 +174,7 @@ class Declaring:
 
     async def open(self, _timeout: float) -> None: ...
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None: ...
+    async def close(self) -> None: ...
 
     async def channel(self) -> Any:
         return SimpleNamespace(
@@ -200,7 +197,7 @@ async def test_one_queue_that_does_not_answer_keeps_no_process_from_starting(
 ) -> None:
     connection = Declaring(QUEUES[3].name)
 
-    monkeypatch.setattr(connection_module, "Socket", lambda _url: connection)
+    monkeypatch.setattr(connection_module, "Connection", lambda _url: connection)
     await prepare_broker("amqp://127.0.0.1:1/")
     others = {queue.name for queue in QUEUES} - {connection.silent}
     assert set(connection.declared) == others

@@ -5,12 +5,12 @@ import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiormq
 import pytest
 
 from channels import Channel, until_idle
 from maniple.amqp import Consumer, Subscription, consumer
 from maniple.amqp import subscription as module
+from maniple.amqp.wire.amqp_errors import AccessRefused, ChannelLost
 from maniple.timings import Amqp
 from waiting import wait_until
 
@@ -29,7 +29,7 @@ class Queues(Channel):
     async def basic_consume(self, queue: str, deliver: Any, **more: Any) -> Any:
         self.connection.asked.append(queue)
         if queue in self.connection.refused:
-            raise aiormq.exceptions.ChannelAccessRefused
+            raise AccessRefused("refused", 403)
         if queue in self.connection.silent:
             await asyncio.Event().wait()
         return await super().basic_consume(queue, deliver, **more)
@@ -153,7 +153,7 @@ async def test_a_queue_that_refuses_is_tried_until_it_does_not(on: Connection) -
     await wait_until(lambda: len(on.asked) > 3)
     kept.tick(4)
     assert kept.told == [True]
-    assert isinstance(kept.keeper.last_error, aiormq.exceptions.ChannelAccessRefused)
+    assert isinstance(kept.keeper.last_error, AccessRefused)
     on.refused = set()
     await wait_until(lambda: kept.is_open)
 
@@ -166,16 +166,16 @@ async def test_one_whose_channel_or_queue_is_gone_consumes_again_alone(
     await wait_until(lambda: one.is_open and other.is_open)
     gone = on.channels[0]
     if how == "channel":
-        gone.closing.set_exception(aiormq.exceptions.ChannelClosed)
+        gone.closing.set_exception(ChannelLost("closed"))
     else:
-        for told in tuple(gone.on_consumer_cancel_callbacks):
-            told(None)
+        for told in tuple(gone.on_cancelled):
+            told()
     await wait_until(lambda: on.asked == ["a", "b", "a"])
     await wait_until(lambda: one.is_open)
     assert (one.lost, other.lost) == (1, 0)
     generation = one.consumer.generation
     if how == "queue":  # the end of a channel that is not in use any more says nothing
-        gone.closing.set_exception(aiormq.exceptions.ChannelClosed)
+        gone.closing.set_exception(ChannelLost("closed"))
     await until_idle()
     assert (one.consumer.generation, one.is_open) == (generation, True)
 
@@ -250,7 +250,7 @@ class Flapping(Connection):
 
     async def channel(self, **more: Any) -> Queues:
         opened = await super().channel(**more)
-        error = aiormq.exceptions.ChannelClosed()
+        error = ChannelLost("closed")
         asyncio.get_running_loop().call_soon(opened.closing.set_exception, error)
         return opened
 
@@ -274,7 +274,7 @@ async def test_what_falls_again_and_again_is_opened_ever_more_seldom(
 
 
 class Late(Connection):
-    """Answers what is asked of it once it may, in a task of its own, as aiormq does."""
+    """Answers what is asked of it once it may, some turns of the loop later."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -351,7 +351,7 @@ async def test_what_an_attempt_dies_of_that_was_given_up_is_nobodys_error(on: Co
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError as error:
-            raise aiormq.exceptions.ChannelClosed from error
+            raise ChannelLost("closed") from error
 
     keeper = Subscription(Consumer("a", lambda _: None, prefetch=5), TIMES, prepare)
     connection: Any = on

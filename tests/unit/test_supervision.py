@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from maniple.amqp import AmqpConnection, Inspector, supervision
-from maniple.amqp.socket import Socket
 from maniple.amqp.supervision import Supervised
+from maniple.amqp.wire.interface import Wire
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
 from waiting import wait_until
@@ -39,7 +39,7 @@ async def test_why_nobody_is_there_is_told_in_words() -> None:
         await AmqpConnection("amqp://127.0.0.1:1/", name="refused").start(0.05)
 
 
-class Coming(Supervised):
+class Coming(Supervised[Wire]):
     """A connection that opens when it is told to."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ async def test_a_connection_whose_library_swallows_a_cancellation_is_closed() ->
     await asyncio.gather(starting, return_exceptions=True)
 
 
-class Standing(Supervised):
+class Standing(Supervised[Wire]):
     """A connection that opens at once; looking after what is on it fails."""
 
     def __init__(self, *, where: str) -> None:
@@ -147,12 +147,12 @@ class Unread(Standing):
         super().__init__(where="")
         self.gone = asyncio.Event()
 
-    def _keep(self, wire: Socket, close: Any = None) -> None:  # noqa: ARG002
+    def _keep(self, wire: Wire, close: Any = None) -> None:  # noqa: ARG002
         wire.abort = self.gone.set  # type: ignore[method-assign]
         super()._keep(wire, self._close)
 
     async def _close(self) -> None:
-        # As aiormq and aio-pika: a cancellation does not end the waiting for the socket.
+        # As aio-pika, of the control plane: a cancellation does not end its waiting.
         try:
             await self.gone.wait()
         finally:

@@ -4,7 +4,6 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-import aiormq
 import pytest
 
 from channels import until_idle
@@ -15,6 +14,7 @@ from maniple.amqp.suspect_addresses import (
     MOST_KNOWN,
     SHUNNED_SECONDS,
 )
+from maniple.amqp.wire.amqp_errors import INTERNAL_ERROR, ConnectionLost, ConnectionRefused
 from maniple.errors import PublishRefused
 from maniple.timings import Amqp
 from maniple_runtime.direct_replies import node_of, of_nobody
@@ -69,7 +69,7 @@ class Broker:
         if self.flaps and kind_of(routing_key):
             self.flaps -= 1
             await self.lose()
-            raise OSError
+            raise ConnectionLost
         if routing_key == "slow":
             done = asyncio.get_running_loop().create_future()
             self._open[done] = routing_key
@@ -77,7 +77,7 @@ class Broker:
         self.taken.append(routing_key)
 
     def _error(self) -> Exception:
-        return aiormq.exceptions.ConnectionInternalError("no") if self._says_so else OSError()
+        return ConnectionRefused(INTERNAL_ERROR, "no") if self._says_so else ConnectionLost()
 
     async def lose(self) -> None:
         self.losses += 1

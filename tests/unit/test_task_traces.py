@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from pamqp import commands
 
 from kept_spans import Kept
+from maniple.amqp.wire.properties import Properties
 from maniple.clock import SYSTEM_CLOCK, Clock
 from maniple.codec import decode_envelopes
 from maniple.messages import Envelope
@@ -100,7 +100,7 @@ class TracedEgress:
         """Find a task in what the broker has dead-lettered."""
         delivery: Any = Delivery(task)
         delivery.routing_key, delivery.headers = f"broker.maniple.lane.{LANE}", {}
-        delivery.properties = commands.Basic.Properties()
+        delivery.properties = Properties()
         self.dead.on_dead_letter(delivery)
         await self.results.drain_results()
 

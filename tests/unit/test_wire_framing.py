@@ -12,7 +12,7 @@ from pamqp import frame as pamqp_frame
 from pamqp.base import Frame
 
 from maniple.amqp.wire import framing
-from maniple.amqp.wire.errors import ProtocolError
+from maniple.amqp.wire.amqp_errors import ProtocolError
 from maniple.amqp.wire.framing import FrameReader, Received
 from scripted_broker import every_method
 
@@ -138,6 +138,7 @@ def test_a_publish_says_what_another_implementation_reads(
     frame = framing.publish_frame(channel, exchange, key, mandatory=mandatory)
     _, number, read = pamqp_frame.unmarshal(frame)
     wanted = commands.Basic.Publish(exchange=exchange, routing_key=key, mandatory=mandatory)
+    assert isinstance(read, commands.Basic.Publish)
     assert (number, dict(read)) == (channel, dict(wanted))
 
 
@@ -145,8 +146,12 @@ def test_a_publish_says_what_another_implementation_reads(
 def test_a_settlement_says_what_another_implementation_reads(
     channel: int, tag: int, flag: bool
 ) -> None:
-    ack = framing.ack_frame(channel, tag, multiple=flag)
-    reject = framing.reject_frame(channel, tag, requeue=flag)
+    ack, reject = (
+        framing.SETTLING.pack(
+            framing.METHOD, channel, framing.SETTLING_SIZE, method, tag, flag, framing.END
+        )
+        for method in (framing.ACK, framing.REJECT)
+    )
     assert ack == pamqp_frame.marshal(commands.Basic.Ack(tag, multiple=flag), channel)
     assert reject == pamqp_frame.marshal(commands.Basic.Reject(tag, requeue=flag), channel)
 

@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import aiormq
 import msgspec
 import pytest
 
 from flaky_network import FlakyNetwork
-from link_bench import Bench, bench, channel_of, depth, done, new_queue, numbers
+from link_bench import Bench, bench, channel_of, connected, depth, done, new_queue, numbers
 from local_servers import LocalServers
 from maniple.amqp import supervision
 from maniple.amqp.supervision import TooFewChannels
@@ -122,9 +121,8 @@ async def test_a_queue_that_is_deleted_is_declared_and_consumed_again(
         on.consumer()
         await on.link.start(10)
         before = channel_of(on.consumers[0])
-        connection = await aiormq.connect(servers.rabbitmq.url("agent"))
-        await (await connection.channel()).queue_delete(queue.name)
-        await connection.close()
+        async with connected(servers.rabbitmq.url("agent")) as connection:
+            await (await connection.channel()).queue_delete(queue.name)
         await wait_until(lambda: on.stands and channel_of(on.consumers[0]) is not before)
         await on.publish(range(3))
         await wait_until(lambda: set(on.bodies) == numbers(3))

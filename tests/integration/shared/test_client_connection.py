@@ -2,10 +2,10 @@
 
 import asyncio
 
-import aiormq
 import pytest
 
 from flaky_network import FlakyNetwork
+from link_bench import connected
 from maniple import BrokerUnavailable, ManipleError, connect
 from maniple.amqp.probe import probe
 from maniple.client.carrier import AmqpCarrier
@@ -122,9 +122,8 @@ async def test_who_waits_is_told_when_the_reply_queue_is_gone(cluster: Cluster) 
     url = cluster.ready_info()["client_url"]
     async with connect(url) as client:
         handle = await client.submit("maniple.sleep", {"seconds": 20})
-        connection = await aiormq.connect(url)
-        await (await connection.channel()).queue_delete(carrier_of(client)._replies.queue)
-        await connection.close()
+        async with connected(url) as connection:
+            await (await connection.channel()).queue_delete(carrier_of(client)._replies.queue)
         with pytest.raises(BrokerUnavailable, match="reply queue"):
             await handle.result(PATIENCE)
         assert await (await client.submit("maniple.echo", 1)).result(PATIENCE) == 1

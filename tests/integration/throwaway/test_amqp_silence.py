@@ -87,7 +87,10 @@ async def test_a_cut_that_nobody_is_told_of_is_noticed_and_a_quiet_link_is_left_
 async def test_the_broker_hears_at_each_tick_of_a_quiet_link_that_holds_tasks(
     servers: LocalServers, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times, ticks = Amqp(heartbeat=60, tick=0.1), Ticks(monkeypatch)  # aiormq's own are rare then
+    times, ticks = (
+        Amqp(heartbeat=60, tick=0.1),
+        Ticks(monkeypatch),
+    )  # those in their turn are rare then
     async with (
         FlakyNetwork(servers.rabbitmq.url("agent")) as network,
         bench(network.url, queue, times) as on,

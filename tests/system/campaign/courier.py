@@ -13,16 +13,19 @@ import asyncio
 import contextlib
 import time
 from statistics import median
-from typing import Any
 
-import aiormq
-from aiormq.exceptions import AMQPError
+from maniple.amqp.wire.amqp_errors import AmqpError
+from maniple.amqp.wire.broker_connection import Connection
+from maniple.amqp.wire.properties import Properties
+from maniple.amqp.wire.requests import Message
 
 QUEUE = "maniple.agent.courier"
 PERIOD = 0.05
 TRIPS = 2
 MOST, SHARE = 1.0, 0.25  # in seconds, and of the bound of a row
 PAUSE = 0.5
+OPENED_WITHIN = 5.0
+GIVEN_UP = 60.0  # nothing else notices here that a broker says nothing any more
 
 
 class Courier:
@@ -46,7 +49,7 @@ class Courier:
     async def run(self, url: str) -> None:
         """Go on until cancelled, over every loss of the connection."""
         while True:
-            with contextlib.suppress(AMQPError, OSError, asyncio.CancelledError):
+            with contextlib.suppress(AmqpError, OSError, asyncio.CancelledError):
                 await self._serve(url)
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -54,24 +57,35 @@ class Courier:
             await asyncio.sleep(PAUSE)
 
     async def _serve(self, url: str) -> None:
-        async with await aiormq.connect(url) as connection:
-            channel = await connection.channel()
-            await channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
-            await channel.queue_purge(QUEUE)
-            arrived = asyncio.Event()
+        connection = Connection(url)
+        await connection.open(OPENED_WITHIN)
+        try:
+            await self._send_on(connection)
+        finally:
+            await connection.close()
 
-            async def take(message: Any) -> None:
-                await channel.basic_ack(message.delivery_tag)
+    async def _send_on(self, connection: Connection) -> None:
+        channel = await connection.channel(publisher_confirms=True)
+        await channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+        arrived, sent = asyncio.Event(), 0.0
+
+        def take(message: Message) -> None:
+            channel.basic_ack(message.tag)
+            if message.body == str(sent).encode():  # no other that an earlier connection has left
                 arrived.set()
 
-            await channel.basic_consume(QUEUE, take)
-            try:
-                while True:
-                    arrived.clear()
-                    sent = time.time()
-                    await channel.basic_publish(b"", routing_key=QUEUE)
+        await channel.basic_consume(QUEUE, take)
+        try:
+            while True:
+                arrived.clear()
+                sent = time.time()
+                async with asyncio.timeout(GIVEN_UP):
+                    await channel.basic_publish(
+                        str(sent).encode(), exchange="", routing_key=QUEUE, properties=Properties()
+                    )
                     await arrived.wait()
-                    self.trips.append((sent, time.time() - sent))
-                    await asyncio.sleep(PERIOD)
-            finally:
+                self.trips.append((sent, time.time() - sent))
+                await asyncio.sleep(PERIOD)
+        finally:
+            async with asyncio.timeout(OPENED_WITHIN):
                 await channel.queue_delete(QUEUE)

@@ -13,7 +13,7 @@ from maniple.messages import MAX_TTL, REPEATED_HEADER, TASK_TYPE
 from maniple.topology import REPLY_PREFIX, RESERVED_PREFIX
 from maniple_runtime.direct_replies import PREFIX, node_of
 
-# What stands for bytes that are not UTF-8 (`maniple.amqp.lenient_decoding`); it is longer than they
+# What stands for bytes that are not UTF-8 (`maniple.amqp.wire.properties`); it is longer than they
 # were, so a property that has it might not fit where it is to be sent.
 _UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 _REPLY_TO = re.compile(rf"[^\x00-\x1f\x7f{_UNREADABLE}]{{1,255}}")

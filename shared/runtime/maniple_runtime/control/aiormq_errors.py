@@ -9,7 +9,7 @@ from aiormq.exceptions import AMQPConnectionError, DeliveryError, PublishError
 
 from maniple.amqp import connection_errors
 from maniple.amqp.refusal import refusal
-from maniple.amqp.wire.errors import (
+from maniple.amqp.wire.amqp_errors import (
     NOT_ALLOWED,
     AccessRefused,
     AmqpError,

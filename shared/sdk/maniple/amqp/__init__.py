@@ -20,7 +20,7 @@ from maniple.amqp.publisher import Publisher
 from maniple.amqp.pull import Pull, Pulls
 from maniple.amqp.subscription import Subscription
 from maniple.amqp.suspect_addresses import SuspectAddresses
-from maniple.amqp.wire.connection import Connection
+from maniple.amqp.wire.broker_connection import Connection
 
 __all__ = [
     "TASK_BYTES",

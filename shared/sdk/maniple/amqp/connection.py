@@ -9,8 +9,8 @@ from maniple.amqp.byte_budget import ByteBudget
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.subscription import Prepare, Subscription
 from maniple.amqp.supervision import Supervised, TooFewChannels, safely
+from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
 from maniple.errors import BrokerUnavailable
 from maniple.timings import Amqp
 

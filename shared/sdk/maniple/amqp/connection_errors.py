@@ -2,7 +2,7 @@
 
 import asyncio
 
-from maniple.amqp.wire.errors import AmqpError
+from maniple.amqp.wire.amqp_errors import AmqpError
 
 LOST = (AmqpError, OSError)
 """What is raised when a connection or channel is gone, or cannot be had."""

@@ -10,8 +10,8 @@ from maniple.amqp.byte_budget import ByteBudget, ByteShare
 from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.delivery import Delivery, UnsettledDeliveries, raise_error
 from maniple.amqp.supervision import CLOSE_TIMEOUT, safely
+from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
 from maniple.amqp.wire.requests import Message
 
 QUIET = 0.05

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from itertools import chain
 
+from maniple.amqp.wire.amqp_errors import PreconditionFailed
+from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
-from maniple.amqp.wire.errors import PreconditionFailed
 from maniple.topology import EXCHANGES, QUEUES, Exchange, Queue
 
 _log = logging.getLogger(__name__)

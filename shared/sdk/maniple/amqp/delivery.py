@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Protocol
 
+from maniple.amqp.wire.amqp_errors import AmqpError
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.errors import AmqpError
 from maniple.amqp.wire.requests import Message
 
 if TYPE_CHECKING:

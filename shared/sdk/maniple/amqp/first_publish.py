@@ -25,9 +25,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from maniple.amqp.connection_errors import LOST
+from maniple.amqp.wire.amqp_errors import ChannelLost, PublishFailed, PublishReturned
+from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
-from maniple.amqp.wire.errors import ChannelLost, PublishFailed, PublishReturned
 
 MOST = 64
 KEPT = 4  # channels that wait for the next scout

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from maniple.amqp.connection import AmqpConnection
 from maniple.amqp.connection_errors import is_loss
 from maniple.amqp.supervision import CLOSE_TIMEOUT
+from maniple.amqp.wire.amqp_errors import NotFound
+from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
-from maniple.amqp.wire.errors import NotFound
 from maniple.amqp.wire.requests import Message
 from maniple.errors import BrokerUnavailable
 

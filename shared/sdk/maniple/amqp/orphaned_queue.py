@@ -15,9 +15,9 @@ from maniple.amqp.connection_errors import LOST, is_loss
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.delivery import Delivery
 from maniple.amqp.listener import QueueView
+from maniple.amqp.wire.amqp_errors import NotFound
+from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
-from maniple.amqp.wire.errors import NotFound
 from maniple.clock import SYSTEM_CLOCK
 from maniple.errors import BrokerUnavailable
 from maniple.topology import Queue

@@ -10,9 +10,9 @@ from pamqp import commands
 
 from maniple.amqp.connection_errors import LOST
 from maniple.amqp.refusal import refusal, why_away
+from maniple.amqp.wire.amqp_errors import NotFound
+from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
-from maniple.amqp.wire.errors import NotFound
 from maniple.errors import BrokerRefused, BrokerUnavailable
 from maniple.urls import place_of
 

@@ -10,14 +10,14 @@ from maniple.amqp.outgoing import Outgoing, refused, send_outgoing
 from maniple.amqp.refusal import check_published, end_of
 from maniple.amqp.supervision import FIRST_BACKOFF
 from maniple.amqp.suspect_addresses import LOSS_SECONDS, SHUNNED_SECONDS, SuspectAddresses
-from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
-from maniple.amqp.wire.errors import (
+from maniple.amqp.wire.amqp_errors import (
     INTERNAL_ERROR,
     ConnectionRefused,
     PublishFailed,
     PublishReturned,
 )
+from maniple.amqp.wire.broker_connection import Connection
+from maniple.amqp.wire.channel import Channel
 from maniple.errors import BrokerUnavailable
 
 LOST_AFTER = 10  # of `Amqp.confirm`, on a channel that answers

@@ -3,8 +3,7 @@
 import re
 import ssl
 
-from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.errors import (
+from maniple.amqp.wire.amqp_errors import (
     NOT_ALLOWED,
     AccessRefused,
     ConnectionLost,
@@ -12,6 +11,7 @@ from maniple.amqp.wire.errors import (
     LoginRefused,
     PreconditionFailed,
 )
+from maniple.amqp.wire.channel import Channel
 from maniple.errors import BrokerRefused
 
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # by the release of OpenSSL

@@ -8,9 +8,9 @@ from maniple.amqp.connection_errors import LOST
 from maniple.amqp.consumer import Consumer
 from maniple.amqp.declare import declare_queue
 from maniple.amqp.delivery import Delivery
+from maniple.amqp.wire.amqp_errors import AccessRefused, NotFound
+from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
-from maniple.amqp.wire.errors import AccessRefused, NotFound
 from maniple.identifiers import new_secret
 from maniple.topology import REPLY_PREFIX, reply_queue
 

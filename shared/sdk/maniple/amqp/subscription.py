@@ -12,8 +12,8 @@ from typing import Any
 
 from maniple.amqp.consumer import Consumer, close_channel
 from maniple.amqp.supervision import STEADY_AFTER, backoff, safely
+from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.connection import Connection
 from maniple.loops import left_alone
 from maniple.timings import Amqp
 

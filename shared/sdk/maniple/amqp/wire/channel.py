@@ -9,7 +9,7 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from maniple.amqp.wire import framing
-from maniple.amqp.wire.errors import (
+from maniple.amqp.wire.amqp_errors import (
     AmqpError,
     ChannelLost,
     ProtocolError,
@@ -21,7 +21,7 @@ from maniple.amqp.wire.properties import Properties, read_properties
 from maniple.amqp.wire.requests import Message, Requests
 
 if TYPE_CHECKING:
-    from maniple.amqp.wire.connection import Connection
+    from maniple.amqp.wire.broker_connection import Connection
 
 REMEMBERED = 1024  # exchanges and routing keys whose publish is kept as it goes out
 
@@ -41,7 +41,7 @@ class Channel(Requests):
         """Called when the broker has ended a consumer: its queue is gone, or moved."""
         self._flows = True
         # A message that has not come whole: its method, then what its header said.
-        self._method: bytes | Frame | None = None
+        self._method: bytes | commands.Basic.Return | None = None
         self._properties: Properties | None = None
         self._missing = 0
         self._parts: list[bytes] = []
@@ -131,19 +131,19 @@ class Channel(Requests):
     def receive(self, kind: int, payload: bytes) -> None:
         """Take a frame of the broker. Raises `ProtocolError` for one that may not come now."""
         if self._method is not None:
-            self._receive_content(kind, payload)
+            self._receive_content(self._method, kind, payload)
             return
         if kind != framing.METHOD:
             raise ProtocolError("the content of a message comes without its method")
         number = framing.method_number(payload)
-        if number == framing.DELIVER:
+        if number in (framing.DELIVER, framing.GET_OK):
             self._method = payload
         elif number in (framing.ACK, framing.NACK):
             self._on_confirm(number, payload)
         else:
             self._on_method(framing.read_method(payload)[1])
 
-    def lost(self, error: AmqpError) -> None:
+    def end_all(self, error: AmqpError) -> None:
         """End everything that waits here: the channel is gone."""
         if self.closing.done():
             return
@@ -160,7 +160,9 @@ class Channel(Requests):
                 future.exception()  # the caller may have been cancelled meanwhile
         self._connection.wake_writers()
 
-    def _receive_content(self, kind: int, payload: bytes) -> None:
+    def _receive_content(
+        self, method: bytes | commands.Basic.Return, kind: int, payload: bytes
+    ) -> None:
         properties = self._properties
         if properties is None:
             if kind != framing.HEADER:
@@ -174,17 +176,18 @@ class Channel(Requests):
             self._parts.append(payload)
         if self._missing:
             return
-        method, parts = self._method, self._parts
+        parts = self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._method, self._properties, self._parts = None, None, []
         if self._close_sent:
             return  # it is the queue's again
-        if isinstance(method, bytes):
-            self._on_delivery(method, properties, body)
-        elif isinstance(method, commands.Basic.Return):
+        if isinstance(method, commands.Basic.Return):
             self._on_return(method, properties)
-        elif isinstance(method, commands.Basic.GetOk):
-            self._answer(method, _got(method, properties, body))
+        elif framing.method_number(method) == framing.DELIVER:
+            self._on_delivery(method, properties, body)
+        else:
+            found = framing.read_got(method)
+            self._answer(commands.Basic.GetOk.name, Message(*found, properties, body))
 
     def _on_delivery(self, method: bytes, properties: Properties, body: bytes) -> None:
         consumer, tag, redelivered, exchange, key = framing.read_deliver(method)
@@ -221,8 +224,8 @@ class Channel(Requests):
                 self._on_close(method)
             case commands.Channel.CloseOk():
                 self._connection.free(self.number)
-                self.lost(ChannelLost("closed"))
-            case commands.Basic.GetOk() | commands.Basic.Return():
+                self.end_all(ChannelLost("closed"))
+            case commands.Basic.Return():
                 self._method = method  # also while we close: its content follows
             case _ if self._close_sent:
                 pass
@@ -234,15 +237,15 @@ class Channel(Requests):
                 self._connection.send(framing.method_frame(self.number, answer))
                 self._connection.wake_writers()
             case commands.Basic.GetEmpty():
-                self._answer(method, None)
+                self._answer(method.name, None)
             case _:
-                self._answer(method, method)
+                self._answer(method.name, method)
 
     def _on_close(self, close: commands.Channel.Close) -> None:
         self._connection.send(framing.method_frame(self.number, commands.Channel.CloseOk()))
         if not self._close_sent:  # else the number is ours until the broker answers us, too
             self._connection.free(self.number)
-        self.lost(channel_closed(close.reply_code or 0, str(close.reply_text)))
+        self.end_all(channel_closed(close.reply_code or 0, str(close.reply_text)))
 
     def _on_cancel(self, cancel: commands.Basic.Cancel) -> None:
         known = self._consumers.pop(str(cancel.consumer_tag), None)
@@ -263,14 +266,3 @@ def _end(confirm: asyncio.Future[None], number: int) -> None:
         confirm.set_result(None)
     else:
         confirm.set_exception(PublishFailed("the queue refused the message"))
-
-
-def _got(method: commands.Basic.GetOk, properties: Properties, body: bytes) -> Message:
-    return Message(
-        int(method.delivery_tag or 0),
-        bool(method.redelivered),
-        str(method.exchange or ""),
-        str(method.routing_key or ""),
-        properties,
-        body,
-    )

@@ -9,7 +9,7 @@ from struct import Struct, error
 from pamqp import frame as pamqp_frame
 from pamqp.base import Frame
 
-from maniple.amqp.wire.errors import ProtocolError
+from maniple.amqp.wire.amqp_errors import ProtocolError
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 END = 0xCE
@@ -21,6 +21,7 @@ LEAST_FRAME_MAX = 4096  # of the protocol
 BASIC = 60
 PUBLISH = BASIC << 16 | 40
 DELIVER = BASIC << 16 | 60
+GET_OK = BASIC << 16 | 71
 ACK = BASIC << 16 | 80
 REJECT = BASIC << 16 | 90
 NACK = BASIC << 16 | 120
@@ -174,16 +175,27 @@ def read_confirm(payload: bytes) -> tuple[int, bool]:
 def read_deliver(payload: bytes) -> tuple[str, int, bool, str, str]:
     """Return consumer tag, delivery tag, whether redelivered, exchange and routing key."""
     try:
-        end = 5 + payload[4]
-        consumer = payload[5:end].decode("utf-8", "replace")
-        tag, redelivered = _TAG.unpack_from(payload, end)
-        at = end + 9
-        end = at + 1 + payload[at]
-        exchange = payload[at + 1 : end].decode("utf-8", "replace")
-        key = payload[end + 1 : end + 1 + payload[end]].decode("utf-8", "replace")
+        at = 5 + payload[4]
+        return (payload[5:at].decode("utf-8", "replace"), *_read_source(payload, at))
     except (IndexError, error) as problem:
         raise ProtocolError("a delivery that cannot be read") from problem
-    return consumer, tag, bool(redelivered & 1), exchange, key
+
+
+def read_got(payload: bytes) -> tuple[int, bool, str, str]:
+    """Return delivery tag, whether redelivered, exchange and routing key of a `GET_OK`."""
+    try:
+        return _read_source(payload, 4)
+    except (IndexError, error) as problem:
+        raise ProtocolError("a message that cannot be read") from problem
+
+
+def _read_source(payload: bytes, at: int) -> tuple[int, bool, str, str]:
+    """Read on from `at`. Whoever published it may have put any bytes into the routing key."""
+    tag, redelivered = _TAG.unpack_from(payload, at)
+    end = at + 10 + payload[at + 9]
+    exchange = payload[at + 10 : end].decode("utf-8", "replace")
+    key = payload[end + 1 : end + 1 + payload[end]].decode("utf-8", "replace")
+    return tag, bool(redelivered & 1), exchange, key
 
 
 def read_header(payload: bytes) -> tuple[int, bytes]:

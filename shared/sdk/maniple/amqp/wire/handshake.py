@@ -11,7 +11,7 @@ from typing import Any
 from pamqp import commands
 from yarl import URL
 
-from maniple.amqp.wire.errors import ConnectionLost
+from maniple.amqp.wire.amqp_errors import ConnectionLost
 from maniple.amqp.wire.framing import LEAST_FRAME_MAX
 from maniple.errors import ConfigurationError
 from maniple.urls import DEFAULT_PORTS

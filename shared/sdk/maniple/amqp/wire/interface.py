@@ -12,6 +12,10 @@ class Closing(Protocol):
         """See the class."""
         ...
 
+    async def close(self) -> None:
+        """Close it; it may wait for the broker's answer."""
+        ...
+
 
 class Wire(Closing, Protocol):
     """A connection whose liveness is judged from outside."""
@@ -27,10 +31,6 @@ class Wire(Closing, Protocol):
 
     def send_heartbeat(self) -> None:
         """Send a heartbeat at once."""
-        ...
-
-    async def close(self) -> None:
-        """Close it; it may wait for the broker's answer."""
         ...
 
     def abort(self) -> None:

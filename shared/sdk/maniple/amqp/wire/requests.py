@@ -10,11 +10,11 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from maniple.amqp.wire import framing
-from maniple.amqp.wire.errors import AmqpError, ChannelLost, ProtocolError
+from maniple.amqp.wire.amqp_errors import AmqpError, ChannelLost, ProtocolError
 from maniple.amqp.wire.properties import Properties
 
 if TYPE_CHECKING:
-    from maniple.amqp.wire.connection import Connection
+    from maniple.amqp.wire.broker_connection import Connection
 
 GIVEN_UP = 504  # CHANNEL_ERROR: we close a channel because nobody waits for its next answer
 
@@ -217,9 +217,9 @@ class Requests:
             return error.with_traceback(None)
         return ChannelLost("the channel is closed")
 
-    def _answer(self, method: Frame, value: object) -> None:
-        if not self._requests or method.name not in self._requests[0][0].valid_responses:
-            raise ProtocolError(f"{method.name} comes, which answers nothing")
+    def _answer(self, name: str, value: object) -> None:
+        if not self._requests or name not in self._requests[0][0].valid_responses:
+            raise ProtocolError(f"{name} comes, which answers nothing")
         _, waiting = self._requests.popleft()
         if not waiting.done():
             waiting.set_result(value)

@@ -12,8 +12,7 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from maniple.amqp.wire import framing
-from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.errors import (
+from maniple.amqp.wire.amqp_errors import (
     ACCESS_REFUSED,
     AmqpError,
     ConnectionLost,
@@ -21,6 +20,7 @@ from maniple.amqp.wire.errors import (
     LoginRefused,
     ProtocolError,
 )
+from maniple.amqp.wire.channel import Channel
 from maniple.amqp.wire.handshake import (
     MOST_CHANNELS,
     address_of,
@@ -299,7 +299,7 @@ class Connection(Sender):
             self._expected.set_exception(reason)
         channels, self._channels = self._channels, {}
         for channel in channels.values():
-            channel.lost(reason)
+            channel.end_all(reason)
         self.wake_writers()
 
     def _reason(self) -> AmqpError:
