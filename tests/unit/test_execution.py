@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from contexts import context_for
 from maniple.errors import ErrorCode, InvalidMessage, TaskError
-from maniple.execution import Outcome, encode_output, run_async, run_sync
+from maniple.execution import Outcome, run_async, run_sync
 from maniple.messages import MAX_OUTPUT
 from maniple.tasks import TaskContext, TaskDefinition, definition_of, task
+from maniple.values import encode_output
 
 
 class Point(BaseModel):

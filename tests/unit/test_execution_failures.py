@@ -11,9 +11,10 @@ from pydantic import BaseModel, field_serializer
 from contexts import context_for
 from maniple.codec import decode_value, encode
 from maniple.errors import ErrorCode, InvalidMessage, ProgressDropped, TaskError
-from maniple.execution import encode_progress, of_exception, run_async, run_sync
+from maniple.execution import of_exception, run_async, run_sync
 from maniple.messages import MAX_OUTPUT, MAX_PROGRESS
 from maniple.tasks import TaskContext, define
+from maniple.values import encode_progress
 
 
 async def fails_within(_payload: Any) -> Any:

@@ -18,9 +18,8 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.execution import encode_output
 from maniple.loading import load_registry
-from maniple.values import decoder_of
+from maniple.values import decoder_of, encode_output
 
 
 class Colour(enum.Enum):

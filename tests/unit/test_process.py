@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import subprocess
 import sys
@@ -210,12 +211,15 @@ async def test_a_wrong_setting_found_while_building_ends_with_2() -> None:
 
 GUARD = 30.0  # seconds, against hanging: who is stuck would be for twice as long
 PROGRAM = """
-import contextlib, sys
+import contextlib, gc, sys
 from maniple_runtime.process import run
 from maniple_runtime.settings import ServiceSettings, load_settings
 
 @contextlib.asynccontextmanager
 async def build(runtime):
+    made = [runtime]
+    if runtime.settings.instance == "own":
+        gc.set_threshold(500, 5, 5)
     print(f"pages {runtime.http_url}", flush=True)
     if runtime.settings.instance == "leaves":
         runtime.stopping.set()
@@ -223,6 +227,9 @@ async def build(runtime):
     if runtime.settings.instance in ("stuck", "leaves"):
         print("stuck", flush=True)
         await __import__("asyncio").sleep(60)
+    if runtime.settings.instance in ("collects", "own"):
+        looked_at = any(one is made for one in gc.get_objects())
+        print(*gc.get_threshold(), gc.isenabled(), looked_at, flush=True)
     print("drained", flush=True)
 
 run(load_settings(ServiceSettings, sys.argv[1:]), build)
@@ -265,6 +272,26 @@ def test_a_signal_drains_and_ends_with_0(start: Start, number: signal.Signals) -
     process.send_signal(number)
     out, err = process.communicate(timeout=GUARD)
     assert (process.returncode, out) == (0, "drained\n"), err
+
+
+@pytest.mark.parametrize(
+    ("instance", "thresholds"), [("collects", "20000 20 100"), ("own", "500 5 5")]
+)
+def test_a_started_process_collects_seldom_and_not_what_it_was_built_of(
+    start: Start, instance: str, thresholds: str
+) -> None:
+    process = start("--instance", instance)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    out, err = process.communicate(timeout=GUARD)
+    assert out == f"{thresholds} True False\ndrained\n", err
+
+
+async def test_a_process_inside_another_program_leaves_its_collector_alone() -> None:
+    before = gc.get_threshold(), gc.get_freeze_count()
+    async with running(settings(), nothing):
+        assert (gc.get_threshold(), gc.get_freeze_count()) == before
 
 
 def test_a_second_signal_ends_at_once(start: Start) -> None:

@@ -35,7 +35,7 @@ class DispatcherHandlers:
         self.coordinator.owned.bulkheads.record_load((report.agent, report.incarnation), held, now)
 
     def _learn_lane(self, lane: LaneOutcomes, now: float) -> None:
-        self.lanes.learn_times(lane.lane, lane.runs.count, lane.runs.p99)
+        self.lanes.learn_times(lane.lane, lane.runs.count, lane.runs.mean)
         ends = Ends(lane.ends.succeeded, lane.ends.failed, lane.ends.failing)
         self.coordinator.record_outcomes(lane.lane, ends, now)
 

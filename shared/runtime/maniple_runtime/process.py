@@ -9,7 +9,6 @@ where a terminal is closed; a process that is started with it ignored (`nohup`) 
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ from maniple_runtime.backoff import EqualJitter, error_of
 from maniple_runtime.consul.client import Consul, ConsulUnavailable
 from maniple_runtime.consul.registration import Registration
 from maniple_runtime.event_loop import new_event_loop
+from maniple_runtime.garbage import frozen_once_built, tune_collector
 from maniple_runtime.health import Health, HealthServer
 from maniple_runtime.log_levels import LogLevels
 from maniple_runtime.loop_lag import measure_lag
@@ -288,10 +288,10 @@ def run(settings: S, build: Build[S]) -> None:
     """
     configure_logging(settings)
     leave_no_secrets(settings)
-    gc.freeze()  # what is imported stays: each full collection would stop the loop to look at it
+    tune_collector()
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            code = runner.run(_main(settings, build))
+            code = runner.run(_main(settings, frozen_once_built(build)))
     except ConfigurationError as error:
         flush_logs()
         sys.stderr.write(f"maniple-{settings.service}: {error}\n")

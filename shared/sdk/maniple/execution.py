@@ -7,22 +7,21 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import lru_cache
 from typing import Any
 
-import msgspec
 import structlog
 from msgspec import Raw, Struct, structs
 
 from maniple.causes import MAX_MESSAGE, behind, text_of
-from maniple.codec import decode_value, encode, exceeds_depth
-from maniple.errors import ErrorCode, InvalidMessage, ProgressDropped, TaskError
-from maniple.messages import MAX_DEPTH, MAX_OUTPUT, MAX_PROGRESS, Failure
+from maniple.codec import decode_value
+from maniple.errors import ErrorCode, InvalidMessage, TaskError
+from maniple.messages import Failure
 from maniple.tasks import TaskContext, TaskDefinition, current_task
-from maniple.values import dumps
+from maniple.values import encode_output
 
-_PLAIN = (str, int, bool, type(None))
+RESOLUTION = 0.001  # seconds that a timer of uvloop may come too early
 
 
 class Outcome(Struct, frozen=True):
@@ -54,37 +53,95 @@ def _not_heard(_error: BaseException) -> None:
     pass
 
 
+class TimeLimits:
+    """Cancels tasks of a loop, each once, when their time is over, as `asyncio.timeout` does.
+
+    A timer for each would cost more than a short task does. There is one, set to the time that is
+    over first. It looks at all tasks, and is set anew.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Limit tasks of `loop`; to be used on it only."""
+        self._loop = loop
+        self._over_at: dict[asyncio.Task[Any], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = math.inf
+
+    def limit_current(self, seconds: float) -> asyncio.Task[Any]:
+        """Give the task that runs now so many seconds, until `lift`; return it."""
+        task = asyncio.current_task(self._loop)
+        if task is None:
+            raise RuntimeError("only a task can be cancelled when its time is over")
+        self._over_at[task] = over_at = self._loop.time() + seconds
+        if over_at < self._looks_at:
+            self._look_at(over_at)
+        return task
+
+    def lift(self, task: asyncio.Task[Any]) -> bool:
+        """Tell whether a task was cancelled because its time was over; that counts no more."""
+        if self._over_at.pop(task, None) is not None:
+            return False
+        task.uncancel()
+        return True
+
+    def _look_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at = when
+        # Without what the task has set: a timer would keep it, long after the task.
+        self._timer = self._loop.call_at(when, self._cancel_overdue, context=Context())
+
+    def _cancel_overdue(self) -> None:
+        self._timer, self._looks_at = None, math.inf
+        now = self._loop.time() + RESOLUTION
+        try:
+            for task in [task for task, over_at in self._over_at.items() if over_at <= now]:
+                del self._over_at[task]
+                task.cancel()  # what it waits for may raise whatever it likes
+        finally:
+            if self._over_at:
+                self._look_at(min(self._over_at.values()))
+
+
 async def run_async(
     definition: TaskDefinition,
     context: TaskContext,
     payload: bytes | Raw,
     heard: Heard = _not_heard,
+    limits: TimeLimits | None = None,
 ) -> Outcome:
-    """Run an `async def` handler; it is cancelled at `context.timeout` seconds."""
-    limit = asyncio.timeout(context.timeout)
+    """Run an `async def` handler; `limits` of its loop cancel it at `context.timeout` seconds."""
+    if limits is None:
+        limits = TimeLimits(asyncio.get_running_loop())
+    task, late = limits.limit_current(context.timeout), False
     token = current_task.set(context)
     try:
-        value = definition.decode(payload)
-        async with limit:
-            output = _called(definition, value, context)
+        try:
+            output = _called(definition, definition.decode(payload), context)
             if inspect.isawaitable(output):  # a decorator may have made something else of it
                 output = await output
+        finally:
+            late = limits.lift(task)
         return Outcome(encode_output(output))
-    except TimeoutError as error:
-        heard(error)
-        # The handler's own TimeoutError is an error of the handler.
-        return timed_out(context.timeout) if limit.expired() else of_exception(error)
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if task.cancelling():
             raise  # the process is ending
-        heard(error)
-        return of_exception(error)
+        heard(_timeout_of(error) if late else error)
+        return timed_out(context.timeout) if late else of_exception(error)
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its outcome
         heard(error)
+        if late and isinstance(error, TimeoutError):  # before, it is an error of the handler
+            return timed_out(context.timeout)
         return _with_a_hint(of_exception(error), definition.capability)
     finally:
         current_task.reset(token)
+
+
+def _timeout_of(cancelled: asyncio.CancelledError) -> TimeoutError:
+    """Return what says in a log that a handler took too long, and where it was."""
+    error = TimeoutError()
+    error.__cause__ = cancelled
+    return error
 
 
 def run_sync(
@@ -211,51 +268,3 @@ def _json_or_text(value: Any) -> Any:
         return decode_value(encode_output(value))
     except Exception:  # noqa: BLE001 - a model's own serializer may raise whatever it likes
         return text_of(repr(value))
-
-
-def encode_output(value: Any) -> bytes:
-    """Return a handler's return value as JSON.
-
-    Raises `InvalidMessage` (`invalid_output`) for a value that is not JSON, nests over 100 deep or
-    is over 1 MiB. Any type that a payload may be annotated with is accepted, see `maniple.values`.
-    """
-    try:
-        raw = _encoded(value)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise InvalidMessage(
-            ErrorCode.INVALID_OUTPUT, f"the handler returned no JSON value: {error}"
-        ) from error
-    if len(raw) > MAX_OUTPUT:
-        raise InvalidMessage(
-            ErrorCode.INVALID_OUTPUT,
-            f"an output is at most {MAX_OUTPUT:,} bytes, this one has {len(raw):,}",
-        )
-    if _is_too_deep(raw):
-        raise InvalidMessage(ErrorCode.INVALID_OUTPUT, f"nested deeper than {MAX_DEPTH}")
-    return raw
-
-
-def encode_progress(value: Any) -> bytes:
-    """Return a progress value as JSON. Raises `ProgressDropped` if it cannot be sent.
-
-    Progress is best effort and does not fail the task: `TaskContext.progress` tells that it was
-    dropped.
-    """
-    try:
-        raw = _encoded(value)
-    except Exception as error:
-        # Whatever it is: a model's own serializer may raise what it likes.
-        raise ProgressDropped("it is no JSON value") from error
-    if len(raw) > MAX_PROGRESS:
-        raise ProgressDropped(f"it is larger than {MAX_PROGRESS:,} bytes of JSON")
-    if _is_too_deep(raw):
-        raise ProgressDropped(f"it is nested deeper than {MAX_DEPTH}")
-    return raw
-
-
-def _encoded(value: Any) -> bytes:
-    return encode(value) if type(value) in _PLAIN else dumps(value)
-
-
-def _is_too_deep(raw: bytes) -> bool:
-    return exceeds_depth(raw, MAX_DEPTH - 2)

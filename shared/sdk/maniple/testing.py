@@ -27,7 +27,7 @@ from maniple.client.core import Client
 from maniple.client.handle import OutstandingHandles, Ticket
 from maniple.clock import SYSTEM_CLOCK, Clock
 from maniple.errors import ErrorCode, InvalidMessage
-from maniple.execution import Outcome, encode_progress, run_async, run_sync, timed_out
+from maniple.execution import Outcome, run_async, run_sync, timed_out
 from maniple.loading import load_registry
 from maniple.messages import (
     DEFAULT_TTL,
@@ -41,6 +41,7 @@ from maniple.messages import (
 )
 from maniple.task_registry import TaskRegistry
 from maniple.tasks import Executor, TaskDefinition
+from maniple.values import encode_progress
 
 AGENT = "testing"
 SLOTS = 16

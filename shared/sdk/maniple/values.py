@@ -21,13 +21,15 @@ from msgspec import Raw, Struct
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from maniple.codec import decode_value
-from maniple.errors import ErrorCode, InvalidMessage
+from maniple.codec import decode_value, encode, exceeds_depth
+from maniple.errors import ErrorCode, InvalidMessage, ProgressDropped
 from maniple.json_types import not_from_json, not_from_json_by_msgspec
+from maniple.messages import MAX_DEPTH, MAX_OUTPUT, MAX_PROGRESS
 
 Decode = Callable[[bytes | Raw], Any]
 
 MAX_PROBLEMS = 20
+_PLAIN = (str, int, bool, type(None))
 _UNTYPED = (Any, object)
 _KEYS = (UUID, date, time, timedelta, Decimal, Enum)
 
@@ -99,6 +101,54 @@ def _misfit(
         f"the payload does not fit {capability}: {why}",
         detail={"errors": problems or [{"at": [], "message": why}]},
     )
+
+
+def encode_output(value: Any) -> bytes:
+    """Return a handler's return value as JSON.
+
+    Raises `InvalidMessage` (`invalid_output`) for a value that is not JSON, nests over 100 deep or
+    is over 1 MiB. Any type that a payload may be annotated with is accepted.
+    """
+    try:
+        raw = _encoded(value)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise InvalidMessage(
+            ErrorCode.INVALID_OUTPUT, f"the handler returned no JSON value: {error}"
+        ) from error
+    if len(raw) > MAX_OUTPUT:
+        raise InvalidMessage(
+            ErrorCode.INVALID_OUTPUT,
+            f"an output is at most {MAX_OUTPUT:,} bytes, this one has {len(raw):,}",
+        )
+    if _is_too_deep(raw):
+        raise InvalidMessage(ErrorCode.INVALID_OUTPUT, f"nested deeper than {MAX_DEPTH}")
+    return raw
+
+
+def encode_progress(value: Any) -> bytes:
+    """Return a progress value as JSON. Raises `ProgressDropped` if it cannot be sent.
+
+    Progress is best effort and does not fail the task: `TaskContext.progress` tells that it was
+    dropped.
+    """
+    try:
+        raw = _encoded(value)
+    except Exception as error:
+        # Whatever it is: a model's own serializer may raise what it likes.
+        raise ProgressDropped("it is no JSON value") from error
+    if len(raw) > MAX_PROGRESS:
+        raise ProgressDropped(f"it is larger than {MAX_PROGRESS:,} bytes of JSON")
+    if _is_too_deep(raw):
+        raise ProgressDropped(f"it is nested deeper than {MAX_DEPTH}")
+    return raw
+
+
+def _encoded(value: Any) -> bytes:
+    return encode(value) if type(value) in _PLAIN else dumps(value)
+
+
+def _is_too_deep(raw: bytes) -> bool:
+    return exceeds_depth(raw, MAX_DEPTH - 2)
 
 
 def dumps(value: Any) -> bytes:

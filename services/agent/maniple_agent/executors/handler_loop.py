@@ -14,7 +14,7 @@ from contextvars import Context, copy_context
 import structlog
 from msgspec import Raw
 
-from maniple.execution import Outcome, of_exception, run_async, timed_out
+from maniple.execution import Outcome, TimeLimits, of_exception, run_async, timed_out
 from maniple.tasks import TaskContext
 from maniple_agent.domain.blocking import LoopState
 from maniple_agent.executors.executor import Spawn
@@ -49,6 +49,7 @@ class HandlerLoop:
         self._agent = agent
         self._collected = collected
         self._progress = progress
+        self._limits = TimeLimits(loop)
         self.pool = HandlerPool(clock=clock)
         loop.set_default_executor(self.pool)
         self._arrived: deque[Job] = deque()
@@ -197,8 +198,7 @@ class HandlerLoop:
         if job.settled:  # it was cancelled before it began: nobody hears this
             return timed_out(job.timeout)
         if not job.definition.takes_context:
-            context = job.context(self._agent, None)
-            return await self._ran(job, context)
+            return await self._ran(job, job.context(self._agent, None))
         latest = LatestProgress(job, self._home, self._progress)
         try:
             return await self._ran(job, job.context(self._agent, latest.offer))
@@ -206,7 +206,8 @@ class HandlerLoop:
             latest.tell_last()
 
     async def _ran(self, job: Job, context: TaskContext) -> Outcome:
-        return await run_async(job.definition, context, job.envelope.payload, self._failures.tell)
+        payload, heard = job.envelope.payload, self._failures.tell
+        return await run_async(job.definition, context, payload, heard, self._limits)
 
     def _cross(self) -> None:
         self._crossing = False

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from maniple.execution import encode_progress
+from maniple.values import encode_progress
 from maniple_agent.jobs import Job
 
 PERIOD = 0.1

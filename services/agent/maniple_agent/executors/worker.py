@@ -23,11 +23,12 @@ from msgspec import Raw
 from maniple.clock import SYSTEM_CLOCK
 from maniple.codec import encode
 from maniple.errors import ConfigurationError
-from maniple.execution import encode_progress, run_sync
+from maniple.execution import run_sync
 from maniple.forks import keep_from_children, keep_signals_from_children
 from maniple.loading import load_registry
 from maniple.task_registry import TaskRegistry
 from maniple.tasks import TaskContext
+from maniple.values import encode_progress
 from maniple_agent.executors import cgroups
 from maniple_agent.executors.failures import Failures
 from maniple_agent.executors.frames import LENGTH, WorkerCall, WorkerReply, framed

@@ -64,16 +64,16 @@ class LaneTimes:
     """What is known of the run times of one lane."""
 
     runs: int = 0
-    p99: float = 0.0
+    mean: float = 0.0
 
-    def learn(self, count: int, p99: float) -> None:
-        """Learn from a report of `count` runs, the slowest hundredth of which took `p99` seconds.
+    def learn(self, count: int, mean: float) -> None:
+        """Learn from a report of `count` runs, which took `mean` seconds each on average.
 
         A slower lane is believed at once, a faster one gradually.
         """
         if count <= 0:
             return
-        self.p99 = p99 if p99 >= self.p99 else self.p99 + FRESH * (p99 - self.p99)
+        self.mean = mean if mean >= self.mean else self.mean + FRESH * (mean - self.mean)
         self.runs += count
 
 
@@ -81,14 +81,16 @@ class LaneTimes:
 class Sizes:
     """Bundle sizes of all lanes: expected run time under 50 ms, one task until 100 runs are known.
 
-    So a bundle stays cheap to lose, and slow capabilities stay finely balanced.
+    So a bundle stays cheap to lose, and slow capabilities stay finely balanced. What counts is the
+    mean, by which the time of a whole bundle goes: few slow tasks among many make it as small as
+    they are slow, but a process that waits for its turn now and then does not.
     """
 
     lanes: dict[str, LaneTimes] = field(default_factory=dict)
 
-    def learn(self, lane: str, count: int, p99: float) -> int:
+    def learn(self, lane: str, count: int, mean: float) -> int:
         """Learn from a report and return the size in force for the lane now."""
-        self.lanes.setdefault(lane, LaneTimes()).learn(count, p99)
+        self.lanes.setdefault(lane, LaneTimes()).learn(count, mean)
         return self.size(lane)
 
     def size(self, lane: str) -> int:
@@ -96,4 +98,4 @@ class Sizes:
         times = self.lanes.get(lane)
         if times is None or times.runs < KNOWN_AFTER:
             return 1
-        return max(1, min(MAX_ITEMS, int(BUNDLE_SECONDS / max(times.p99, 1e-6))))
+        return max(1, min(MAX_ITEMS, int(BUNDLE_SECONDS / max(times.mean, 1e-6))))

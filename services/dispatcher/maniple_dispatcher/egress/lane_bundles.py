@@ -44,9 +44,9 @@ class LaneBundles:
         }
         """By exchange, and whether a task goes alone."""
 
-    def learn_times(self, lane: str, runs: int, p99: float) -> None:
+    def learn_times(self, lane: str, runs: int, mean: float) -> None:
         """Learn the run times of a lane: they decide how many tasks a bundle carries."""
-        self.publishers[LANES.name, False].limit(lane, self.sizes.learn(lane, runs, p99))
+        self.publishers[LANES.name, False].limit(lane, self.sizes.learn(lane, runs, mean))
         for agent in self._assignment.serving(lane):
             self.publishers[AGENTS.name, False].limit(agent, self._size_of_agent(agent))
 

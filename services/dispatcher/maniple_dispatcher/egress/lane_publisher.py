@@ -162,11 +162,11 @@ class LanePublisher:
             self._delays, self, metrics, clock, traces=traces, answered=self._in_flight.answered
         )
 
-    def learn_times(self, lane: str, runs: int, p99: float) -> None:
+    def learn_times(self, lane: str, runs: int, mean: float) -> None:
         """Learn the run times of a lane: they decide how many tasks a bundle carries."""
         if self._deadlines is not None:
             self._deadlines.move(lane)
-        self._bundles.learn_times(lane, runs, p99)
+        self._bundles.learn_times(lane, runs, mean)
 
     def cancel_task(self, tenant: str, task: str) -> None:
         """End a task when it passes here."""
