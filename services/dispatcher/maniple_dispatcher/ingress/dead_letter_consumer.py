@@ -105,7 +105,9 @@ class DeadLetterConsumer:
                 raw = dataclasses.replace(raw, routing_key=_death(delivery, "routing-keys"))
                 arrival = bare_arrival(raw, now)
                 itself = bool(_death(delivery, "original-expiration"))
-                members = yield from dead_members(delivery.body, raw, reason, now, itself=itself)
+                members = yield from dead_members(
+                    delivery.body, raw, arrival, reason, itself=itself
+                )
                 ends = [self._of_member(one, arrival) for one in members]
             else:
                 ends = self._of_tasks(delivery.body, queue, reason)
