@@ -11,6 +11,7 @@ from maniple.errors import BrokerUnavailable
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.pipeline.pipeline_task import PipelineTask
 from maniple_dispatcher.pipeline.stages import ON_LEAVING, is_charged
+from maniple_runtime.publish.confirm import DELIVERED_AGAIN
 
 _COPIES = tuple((copies.kind, copies.copy) for copies in ON_LEAVING)
 
@@ -86,6 +87,6 @@ class TaskRelease:
             try:
                 self._give_back(task)
             finally:
-                task.source.settle(BrokerUnavailable("what it came in is delivered again"))
+                task.source.settle(BrokerUnavailable(DELIVERED_AGAIN))
         except Exception:  # noqa: BLE001 - it is not ours any more: there is nothing else to do
             _log.exception("a task that is delivered again cannot be left")

@@ -20,6 +20,9 @@ ConfirmCallback = Callable[[ManipleError | None], None]
 Key = tuple[str, str]
 """Name of an exchange, and a routing key on it."""
 
+DELIVERED_AGAIN = "what it came in is delivered again"
+"""Why nothing more is done here for what is somebody else's by now."""
+
 _log = logging.getLogger(__name__)
 
 
