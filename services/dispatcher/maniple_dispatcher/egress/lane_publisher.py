@@ -137,7 +137,6 @@ class LanePublisher:
         self._traces = traces
         self._assignment = assignment
         self._bundles = LaneBundles(publisher, metrics, assignment, self._headers_of)
-        self._publishers = self._bundles.publishers
         self._rounds: dict[str, str] = {}
         sizes = self._bundles.sizes
         copies = BatchOptions(size_of=sizes.size, timeout=MIRROR_SECONDS, metrics=metrics)
@@ -355,7 +354,7 @@ class LanePublisher:
         # What comes back from the lane has been accepted, and is not announced again; it begins
         # anew to wait.
         accepted = encode(replace(envelope, accepted=True, waits=0))
-        self._publishers[destination[0], going.alone].add_item(
+        self._bundles.publishers[destination[0], going.alone].add_item(
             destination[1], accepted, _Try(ticket, self._told)
         )
 
