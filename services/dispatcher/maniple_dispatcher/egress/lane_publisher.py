@@ -8,10 +8,10 @@ is not lost.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from maniple.amqp import Publisher
@@ -79,8 +79,7 @@ from maniple_runtime.telemetry import Metrics
 ROUND_HEADER = "maniple-round"
 
 
-@dataclass(frozen=True, slots=True)
-class _Going:
+class _Going(Struct, frozen=True):
     """A task on its way."""
 
     envelope: Envelope
@@ -98,8 +97,7 @@ class _Withdrawn(ManipleError):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Try:
+class _Try(Struct, frozen=True, eq=False):
     """The `done` of a publish of a task."""
 
     ticket: InFlightPublish[_Going]

@@ -5,9 +5,10 @@ Pure: the time and new ids are arguments, so deciding twice on the same message 
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import NAMESPACE_OID, uuid5
+
+from msgspec import Struct
 
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal, member_id
@@ -137,13 +138,12 @@ def check_supported(task: Task) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """What holds for a task; `clamped` says what it asked for where it has less."""
 
     timeout: float | None
     max_attempts: int | None
-    clamped: dict[str, float] = field(default_factory=dict)
+    clamped: dict[str, float] = {}
 
 
 def _chosen(task: Task, decided: Resolved, *, may_refuse: bool) -> Chosen:
