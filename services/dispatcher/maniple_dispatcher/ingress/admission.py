@@ -6,6 +6,7 @@ Pure: the time and new ids are arguments, so deciding twice on the same message 
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import lru_cache
 from uuid import NAMESPACE_OID, uuid5
 
 from msgspec import Struct
@@ -100,7 +101,7 @@ def deadline_of(task: Task, arrival: Arrival, ttl: float | None = None) -> datet
     if task.deadline is None:
         # Not from `sent_at`: the sender's clock is another machine's, and a task that has a minute
         # would be over at once where that is behind by one.
-        return arrival.received_at + timedelta(seconds=task.ttl or ttl or DEFAULT_TTL)
+        return arrival.received_at + _lifetime(task.ttl or ttl or DEFAULT_TTL)
     _check_one_end(task)
     if task.deadline > arrival.received_at + timedelta(seconds=MAX_TTL):
         raise InvalidMessage(
@@ -111,6 +112,11 @@ def deadline_of(task: Task, arrival: Arrival, ttl: float | None = None) -> datet
             ErrorCode.DEADLINE_EXCEEDED, f"deadline {task.deadline.isoformat()} is in the past"
         )
     return task.deadline
+
+
+@lru_cache(maxsize=1024)  # the same few are asked for with every task
+def _lifetime(ttl: float) -> timedelta:
+    return timedelta(seconds=ttl)
 
 
 def _check_one_end(task: Task) -> None:
