@@ -43,7 +43,7 @@ def token(process: bytes, key: str = "AAECAwQFBgcICQoLDA0ODw==") -> str:
 
 
 def raw(**changes: Any) -> RawArrival:
-    fields: dict[str, Any] = dict.fromkeys(RawArrival.__slots__)
+    fields: dict[str, Any] = dict.fromkeys(RawArrival.__struct_fields__)
     return RawArrival(**fields | {"routing_key": "text.stats", "headers": {}} | changes)
 
 

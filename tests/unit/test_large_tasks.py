@@ -70,7 +70,7 @@ class Dispatcher(Ingress):
     async def turn(self, times: int = 1) -> None:
         for _ in range(times):
             await until_idle()
-            copies = sum(way.kept for way in self.lanes._publishers.values())
+            copies = sum(way.kept for way in self.lanes._bundles.publishers.values())
             self.most = max(self.most, self.budget.held + copies)
             self.budget.rebalance()
 

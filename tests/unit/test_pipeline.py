@@ -236,6 +236,21 @@ def test_its_room_is_given_back_once_and_it_stays_away_also_if_its_source_cannot
     assert limits.freed == ["bulkhead/it"]
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_what_is_given_to_another_dispatcher_is_settled_also_if_its_room_is_not_given_back(
+    when: str,
+) -> None:
+    lanes = Lanes()
+    limits: Any = Limits(True, True)
+    lanes.source.alive = when != "before"
+    lanes.lost_meanwhile = when == "meanwhile"
+    give_back = Mock(side_effect=RuntimeError("no room"))
+    limits.seconds, limits.return_permit = 0.0, give_back
+    assert admitted(Resolved.from_policies(LIMIT, BULKHEAD), limits, lanes=lanes) == []
+    give_back.assert_called_once()
+    assert [type(one) for one in lanes.settled] == [BrokerUnavailable]
+
+
 def test_what_a_sender_says_does_not_buy_a_passage() -> None:
     limits, lanes = Limits(False), Lanes()
     (became,) = admitted(Resolved.from_policies(LIMIT), limits, Redelivery.SAID, lanes)

@@ -83,7 +83,10 @@ def decode_submission(body: bytes, most_bad: int = MAX_TASKS) -> list[Task | Inv
             raise _no_object("a submission is an object or an array", body) from error
         raise refusal(error, body) from error
     _check_count(len(tasks))
-    return [_checked_or_refused(task) for task in tasks]
+    # A shorter payload cannot nest so deep: of most tasks nothing more is looked at.
+    return [
+        task if len(task.payload) <= _PAYLOAD_DEPTH else _checked_or_refused(task) for task in tasks
+    ]
 
 
 def check_text(body: bytes) -> None:
@@ -171,7 +174,8 @@ def _short(value: Any) -> str | None:
 
 
 def _checked(task: Task) -> Task:
-    if exceeds_depth(bytes(task.payload), _PAYLOAD_DEPTH):
+    payload = task.payload
+    if len(payload) > _PAYLOAD_DEPTH and exceeds_depth(bytes(payload), _PAYLOAD_DEPTH):
         raise InvalidMessage(ErrorCode.UNDECODABLE, f"nested deeper than {MAX_DEPTH}")
     return task
 

@@ -8,10 +8,10 @@ is not lost.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from maniple.amqp import Publisher
@@ -79,8 +79,7 @@ from maniple_runtime.telemetry import Metrics
 ROUND_HEADER = "maniple-round"
 
 
-@dataclass(frozen=True, slots=True)
-class _Going:
+class _Going(Struct, frozen=True):
     """A task on its way."""
 
     envelope: Envelope
@@ -98,8 +97,7 @@ class _Withdrawn(ManipleError):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Try:
+class _Try(Struct, frozen=True, eq=False):
     """The `done` of a publish of a task."""
 
     ticket: InFlightPublish[_Going]
@@ -137,7 +135,6 @@ class LanePublisher:
         self._traces = traces
         self._assignment = assignment
         self._bundles = LaneBundles(publisher, metrics, assignment, self._headers_of)
-        self._publishers = self._bundles.publishers
         self._rounds: dict[str, str] = {}
         sizes = self._bundles.sizes
         copies = BatchOptions(size_of=sizes.size, timeout=MIRROR_SECONDS, metrics=metrics)
@@ -355,7 +352,7 @@ class LanePublisher:
         # What comes back from the lane has been accepted, and is not announced again; it begins
         # anew to wait.
         accepted = encode(replace(envelope, accepted=True, waits=0))
-        self._publishers[destination[0], going.alone].add_item(
+        self._bundles.publishers[destination[0], going.alone].add_item(
             destination[1], accepted, _Try(ticket, self._told)
         )
 

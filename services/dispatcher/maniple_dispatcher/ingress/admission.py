@@ -5,9 +5,11 @@ Pure: the time and new ids are arguments, so deciding twice on the same message 
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from uuid import NAMESPACE_OID, uuid5
+
+from msgspec import Struct
 
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal, member_id
@@ -99,7 +101,7 @@ def deadline_of(task: Task, arrival: Arrival, ttl: float | None = None) -> datet
     if task.deadline is None:
         # Not from `sent_at`: the sender's clock is another machine's, and a task that has a minute
         # would be over at once where that is behind by one.
-        return arrival.received_at + timedelta(seconds=task.ttl or ttl or DEFAULT_TTL)
+        return arrival.received_at + _lifetime(task.ttl or ttl or DEFAULT_TTL)
     _check_one_end(task)
     if task.deadline > arrival.received_at + timedelta(seconds=MAX_TTL):
         raise InvalidMessage(
@@ -110,6 +112,11 @@ def deadline_of(task: Task, arrival: Arrival, ttl: float | None = None) -> datet
             ErrorCode.DEADLINE_EXCEEDED, f"deadline {task.deadline.isoformat()} is in the past"
         )
     return task.deadline
+
+
+@lru_cache(maxsize=1024)  # the same few are asked for with every task
+def _lifetime(ttl: float) -> timedelta:
+    return timedelta(seconds=ttl)
 
 
 def _check_one_end(task: Task) -> None:
@@ -137,13 +144,12 @@ def check_supported(task: Task) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """What holds for a task; `clamped` says what it asked for where it has less."""
 
     timeout: float | None
     max_attempts: int | None
-    clamped: dict[str, float] = field(default_factory=dict)
+    clamped: dict[str, float] = {}
 
 
 def _chosen(task: Task, decided: Resolved, *, may_refuse: bool) -> Chosen:

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct
 
 from maniple.amqp import Delivery
 from maniple.errors import ErrorCode, InvalidMessage
@@ -51,8 +52,7 @@ class Redelivery(Enum):
     BOTH = "both"
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(Struct, frozen=True):
     """How a submission came: its AMQP properties, checked. `sent_at` is the sender's timestamp."""
 
     routing_key: str
@@ -66,8 +66,7 @@ class Arrival:
     """Whether it came before, and may have been admitted then."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawArrival:
+class RawArrival(Struct, frozen=True):
     """The same as the broker delivered it: nothing is checked yet."""
 
     routing_key: str

@@ -7,6 +7,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from maniple.amqp import Delivery, Length, length_of
 from maniple.codec import decode_members
 from maniple.errors import ErrorCode, InvalidMessage
@@ -102,10 +104,12 @@ class DeadLetterConsumer:
         queue = delivery.routing_key.removeprefix(BROKER_KEY)
         try:
             if queue in (SUBMIT.name, UNROUTED_QUEUE.name):
-                raw = dataclasses.replace(raw, routing_key=_death(delivery, "routing-keys"))
+                raw = replace(raw, routing_key=_death(delivery, "routing-keys"))
                 arrival = bare_arrival(raw, now)
                 itself = bool(_death(delivery, "original-expiration"))
-                members = yield from dead_members(delivery.body, raw, reason, now, itself=itself)
+                members = yield from dead_members(
+                    delivery.body, raw, arrival, reason, itself=itself
+                )
                 ends = [self._of_member(one, arrival) for one in members]
             else:
                 ends = self._of_tasks(delivery.body, queue, reason)
@@ -185,7 +189,7 @@ class DeadLetterConsumer:
         never_left = found is None and one.itself
         if not never_left and self._again is not None and self._admitted is not None:
             # No ceiling refuses it: it may have been admitted before that was lowered.
-            arrival = dataclasses.replace(one.arrival, before=Redelivery.DELIVERED)
+            arrival = replace(one.arrival, before=Redelivery.DELIVERED)
             envelope, resolved = self._admitted(one.task, arrival, answer.id)
             if found is not None or not is_charged(resolved):
                 self._again.bring(envelope, resolved, source, arrival.before, found)

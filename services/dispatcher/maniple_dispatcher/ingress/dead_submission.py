@@ -17,7 +17,7 @@ from maniple_dispatcher.ingress.admission import (
     identity,
     is_misshapen,
 )
-from maniple_dispatcher.ingress.arrival import Arrival, RawArrival, bare_arrival, check_arrival
+from maniple_dispatcher.ingress.arrival import Arrival, RawArrival, check_arrival
 from maniple_dispatcher.ingress.refusal import (
     MOST,
     Refusal,
@@ -51,10 +51,13 @@ class RefusedMember:
 
 
 def dead_members(
-    body: bytes, raw: RawArrival, reason: str, now: datetime, *, itself: bool
+    body: bytes, raw: RawArrival, arrival: Arrival, reason: str, *, itself: bool
 ) -> Generator[None, None, list[ExpiredTask | RefusedMember]]:
-    """Return what becomes of each member; of what expired `itself` has said when, or its queue."""
-    arrival, checked = bare_arrival(raw, now), _checked(raw, now)
+    """Return what becomes of each member; of what expired `itself` has said when, or its queue.
+
+    `arrival` is what can be used of the `raw` one.
+    """
+    checked = _checked(raw, arrival.received_at)
     members, refused = _refused_members(body, arrival, reason)
     good: list[Task | None] = []
     bad: list[bool] = []

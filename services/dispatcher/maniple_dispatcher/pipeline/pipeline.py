@@ -266,13 +266,13 @@ class Pipeline:
     def _fail(self, task: PipelineTask, asked: _Asked | None, error: Exception) -> None:
         """Delay a task over which this dispatcher fails: another may take it then.
 
-        It asks again for what it was charged.
+        It asks again for what it was charged, as it was when it asked.
         """
         if asked is None:
             raise error
         _log.error("a task cannot be dispatched", exc_info=error)
         place, asking = asked
-        self._wait_undecided(still_owing(place, asking, task))
+        self._wait_undecided(still_owing(place, asking if place in PLACES_ONCE else task))
 
     def _wait_undecided(self, task: PipelineTask, policy: Policy | None = None) -> None:
         """Delay a task that nobody has refused; what a `policy` left open is counted.

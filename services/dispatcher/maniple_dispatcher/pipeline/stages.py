@@ -68,11 +68,6 @@ def is_charged(resolved: Resolved) -> bool:
     return not _CHARGING.isdisjoint(resolved.policies)
 
 
-def still_owing(
-    place: int, asking: PipelineTask, by_now: PipelineTask | None = None
-) -> PipelineTask:
-    """Return a task that stops at the stage in this place: one of `ONCE` it has yet to pass.
-
-    That it does as it was when it asked. At another it stays as it is `by_now`, with what it got.
-    """
-    return once_pending(asking) if place in PLACES_ONCE else by_now or asking
+def still_owing(place: int, task: PipelineTask) -> PipelineTask:
+    """Return a task that stops at the stage in this place: one of `ONCE` it has yet to pass."""
+    return once_pending(task) if place in PLACES_ONCE else task

@@ -11,6 +11,7 @@ from maniple.errors import BrokerUnavailable
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.pipeline.pipeline_task import PipelineTask
 from maniple_dispatcher.pipeline.stages import ON_LEAVING, is_charged
+from maniple_runtime.publish.confirm import DELIVERED_AGAIN
 
 _COPIES = tuple((copies.kind, copies.copy) for copies in ON_LEAVING)
 
@@ -79,10 +80,13 @@ class TaskRelease:
     def _drop(self, task: PipelineTask) -> None:
         """Leave a task to whoever is given it again; whatever fails, its room is given back once.
 
+        It is settled also if the room cannot be: its source may have others, who wait for that.
         Nothing is raised: whoever called would give the room back too, and have the task wait.
         """
         try:
-            self._give_back(task)
-            task.source.settle(BrokerUnavailable("what it came in is delivered again"))
+            try:
+                self._give_back(task)
+            finally:
+                task.source.settle(BrokerUnavailable(DELIVERED_AGAIN))
         except Exception:  # noqa: BLE001 - it is not ours any more: there is nothing else to do
             _log.exception("a task that is delivered again cannot be left")

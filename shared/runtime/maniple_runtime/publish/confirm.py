@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from maniple.amqp import Delivery
 from maniple.errors import BrokerUnavailable, ManipleError
 from maniple.timings import Queues
@@ -19,6 +21,9 @@ ConfirmCallback = Callable[[ManipleError | None], None]
 
 Key = tuple[str, str]
 """Name of an exchange, and a routing key on it."""
+
+DELIVERED_AGAIN = "what it came in is delivered again"
+"""Why nothing more is done here for what is somebody else's by now."""
 
 _log = logging.getLogger(__name__)
 
@@ -117,8 +122,7 @@ class Settlement:
             self._delivery.ack()
 
 
-@dataclass(slots=True, eq=False)
-class InFlightPublish(Generic[T]):
+class InFlightPublish(Struct, Generic[T], eq=False):
     """One publish: what, whither, when (seconds), and whether there may be two of it."""
 
     key: Key

@@ -9,7 +9,7 @@ from maniple.errors import BrokerUnavailable, ManipleError, PublishRefused
 from maniple.messages import Result
 from maniple.topology import REFUSED_KEY
 from maniple_runtime.publish.batch_options import REFUSED_PAUSE
-from maniple_runtime.publish.confirm import ConfirmCallback
+from maniple_runtime.publish.confirm import DELIVERED_AGAIN, ConfirmCallback
 
 if TYPE_CHECKING:
     from maniple_runtime.publish.batch_publisher import BatchPublisher
@@ -76,7 +76,7 @@ class RecordFirst:
             if alive():
                 self._records.add_item(key, encoded, recorded)
             else:
-                done(BrokerUnavailable("what it came in is delivered again"))
+                done(BrokerUnavailable(DELIVERED_AGAIN))
 
         def recorded(error: ManipleError | None) -> None:
             if isinstance(error, BrokerUnavailable):
