@@ -96,8 +96,8 @@ def test_a_field_of_a_task_takes_three_files_from_the_command_line_to_the_handle
     sealed = "    not_before: Annotated[Raw, Meta(description=RESERVED)] = NULL\n"
     about = 'Annotated[str | None, Meta(description="Of what.")]'
     copy.change(messages, sealed, f"    color: {about} = None\n{sealed}")
-    last = '        "affinity": task.affinity,\n'
-    copy.change(messages, last, f'{last}        "color": task.color,\n')
+    last = '    "labels",\n    "affinity",\n'
+    copy.change(messages, last, f'{last}    "color",\n')
     last = "    attempt: int = 1\n    traceparent: str | None = None\n\n\ndef info_of"
     copy.change(messages, last, last.replace("\n\n\n", "\n    color: str | None = None\n\n\n"))
     last = "    ttl: float | None\n"

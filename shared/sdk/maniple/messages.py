@@ -6,9 +6,10 @@ through the dispatcher undecoded (`Raw`) and a task must cost a few microseconds
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -162,15 +163,15 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     sealed: Annotated[Raw, Meta(description=RESERVED)] = NULL
 
 
-def carried(task: Task) -> dict[str, Any]:
-    """Return the fields that an envelope copies from its task unchanged, by name."""
-    return {
-        "payload": task.payload,
-        "tenant": task.tenant,
-        "labels": task.labels,
-        "affinity": task.affinity,
-    }
-
+CARRIED = (
+    "payload",
+    "tenant",
+    "labels",
+    "affinity",
+)
+"""The fields that an envelope copies from its task unchanged."""
+carried_by: Callable[[Task], tuple[Any, ...]] = attrgetter(*CARRIED)
+"""Returns the values of a task's `CARRIED` fields."""
 
 RESERVED_FIELDS = ("not_before", "idempotency_key", "sealed")
 """Fields of a task without an effect yet: refused with `not_supported` unless null or absent."""

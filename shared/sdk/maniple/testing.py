@@ -30,6 +30,7 @@ from maniple.errors import ErrorCode, InvalidMessage
 from maniple.execution import Outcome, run_async, run_sync, timed_out
 from maniple.loading import load_registry
 from maniple.messages import (
+    CARRIED,
     DEFAULT_TTL,
     Envelope,
     Failure,
@@ -37,7 +38,7 @@ from maniple.messages import (
     Result,
     Status,
     Task,
-    carried,
+    carried_by,
 )
 from maniple.task_registry import TaskRegistry
 from maniple.tasks import Executor, TaskDefinition
@@ -150,7 +151,7 @@ class _Run:
             id=task.id or "",
             capability=task.capability or "",
             lane=task.capability or "",
-            **carried(task),
+            **dict(zip(CARRIED, carried_by(task), strict=True)),
             max_attempts=task.max_attempts,
             timeout=task.timeout,
             traceparent=task.traceparent,

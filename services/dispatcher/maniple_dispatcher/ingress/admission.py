@@ -14,6 +14,7 @@ from msgspec import Struct
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal, member_id
 from maniple.messages import (
+    CARRIED,
     DEFAULT_TTL,
     MAX_NAME,
     MAX_TTL,
@@ -22,7 +23,7 @@ from maniple.messages import (
     Envelope,
     Task,
     TaskAccepted,
-    carried,
+    carried_by,
 )
 from maniple.tasks import is_capability
 from maniple.topology import BATCH_KEY
@@ -225,7 +226,7 @@ def admit(  # noqa: PLR0913 - the whole of what decides, as values
         id=task_id,
         capability=capability,
         lane=capability,
-        **carried(task),
+        **dict(zip(CARRIED, carried_by(task), strict=True)),
         max_attempts=may.max_attempts,
         timeout=may.timeout,
         retry=decided.retry,

@@ -178,7 +178,7 @@ class Connection(Sender):
         """Let another channel have this number: the broker is done with it."""
         self._channels.pop(number, None)
 
-    def hand_on(self, channel: Channel, deliver: Deliver, message: Message) -> None:
+    def pass_on(self, channel: Channel, deliver: Deliver, message: Message) -> None:
         """Call `deliver` behind all that has just been read: what it does must not hold that up."""
         if not self._delivered:
             self.loop.call_soon(self._hand_out)

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 class Channel(Requests):
     """One channel of a connection; `Connection.channel` opens it.
 
-    What is delivered is handed on by `Connection.hand_on`.
+    What is delivered is handed on by `Connection.pass_on`.
     """
 
     def __init__(self, connection: "Connection", number: int) -> None:
@@ -196,7 +196,7 @@ class Channel(Requests):
             self.abandon()
             return
         message = Message(tag, redelivered, exchange, key, properties, body)
-        self._connection.hand_on(self, deliver, message)
+        self._connection.pass_on(self, deliver, message)
 
     def _on_confirm(self, number: int, payload: bytes) -> None:
         tag, multiple = framing.read_confirm(payload)
