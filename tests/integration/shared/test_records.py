@@ -28,10 +28,13 @@ class Tail:
         self.offsets: list[int] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.asked = asyncio.Event()
+        """Set once a batch has been handed on, whether or not the gate lets it pass."""
         self.link = AmqpConnection(url, name=f"test.records.{uuid4()}", prepare=declare_topology)
         self.reader = RecordReader(self.link, self.take, start=start, prefetch=prefetch)
 
     async def take(self, batch: Batch) -> None:
+        self.asked.set()
         await self.gate.wait()
         for entry in batch.entries:
             self.offsets.append(entry.position.offset)
@@ -116,7 +119,7 @@ async def test_a_slow_reader_is_sent_no_more_than_its_prefetch(url: str) -> None
     tail = Tail(url, prefetch=5, start=earlier.reader.next_offset)
     tail.gate.clear()
     async with tail.running():
-        await wait_until(lambda: len(tail.reader._arrived) > 0)
+        await wait_until(tail.asked.is_set)
         # However often the connection is lost while it is slow.
         for _ in range(3):
             before = tail.link.reconnects
