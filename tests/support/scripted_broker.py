@@ -107,7 +107,7 @@ class Peer:
     async def start(self, mechanisms: str = "PLAIN AMQPLAIN", **capabilities: Any) -> None:
         """Greet, without waiting for the answer."""
         assert await self.header() == PROTOCOL_HEADER
-        properties = {"capabilities": {**CAPABILITIES, **capabilities}}
+        properties: dict[str, Any] = {"capabilities": {**CAPABILITIES, **capabilities}}
         self.send(commands.Connection.Start(0, 9, properties, mechanisms, "en_US"))
 
     async def shake_hands(

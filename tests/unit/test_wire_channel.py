@@ -1,4 +1,4 @@
-"""What is asked, published and delivered on a channel, with a broker that says what a test wants."""
+"""What is asked, published and delivered on a channel, with a broker that a test scripts."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pamqp import commands
 
-from maniple.amqp.wire import connection as wire_connection
+from maniple.amqp.wire import framing
 from maniple.amqp.wire.channel import Channel, Message
 from maniple.amqp.wire.connection import Connection
 from maniple.amqp.wire.errors import (
@@ -50,10 +50,9 @@ async def consuming(channel: Channel, peer: Peer) -> tuple[str, list[Message]]:
     return await starting, got
 
 
-async def echoed(connection: Connection, peer: Peer, number: int = 9) -> None:
+async def echoed(connection: Connection, peer: Peer) -> None:
     """Return when all that the broker has sent so far has been taken."""
     heard = connection.heard
-    del number
     peer.send_raw(b"\x08\x00\x00\x00\x00\x00\x00\xce")
     await wait_until(lambda: connection.heard > heard, every=0.001)
 
@@ -103,7 +102,7 @@ async def test_confirms_of_what_was_never_published_harm_nobody() -> None:
     async with with_channel() as (_, channel, peer):
         tasks = await published(channel, peer, 1)
         for tag in (0, 7, 2**63):
-            peer.send_raw(wire_connection.framing.ack_frame(1, tag, multiple=False))
+            peer.send_raw(framing.ack_frame(1, tag, multiple=False))
         peer.send(commands.Basic.Nack(9), 1)
         peer.send(commands.Basic.Ack(1), 1)
         await asyncio.gather(*tasks)
@@ -112,7 +111,7 @@ async def test_confirms_of_what_was_never_published_harm_nobody() -> None:
 
 def returned(message_id: str, number: int = 1, **properties: Any) -> bytes:
     method = commands.Basic.Return(312, "NO_ROUTE", "x", "key")
-    frame = wire_connection.framing.method_frame(number, method)
+    frame = framing.method_frame(number, method)
     return frame + content(number, b"body", message_id=message_id, **properties)
 
 
@@ -168,7 +167,7 @@ async def test_bodies_of_every_size_go_and_come(frame_max: int, size: int) -> No
         peer.send(commands.Basic.Ack(1), 1)
         await publish
         peer.send(commands.Basic.Deliver(tag, 1, False, "x", "key"), 1)
-        sent = wire_connection.framing.content_frames(1, b"\x00\x00", body, frame_max)
+        sent = framing.content_frames(1, b"\x00\x00", body, frame_max)
         for at in range(0, len(sent), 1000):
             peer.send_raw(sent[at : at + 1000])
             await asyncio.sleep(0)
@@ -409,9 +408,12 @@ async def test_a_delivery_that_cannot_be_handled_harms_no_other(
 ) -> None:
     async with with_channel() as (_, channel, peer):
         tag, got = await consuming(channel, peer)
-        channel._consumers[tag] = lambda message: (
-            got.append(message) if got or message.tag > 1 else 1 / 0
-        )  # type: ignore[func-returns-value]
+
+        def take(message: Message) -> None:
+            assert message.tag > 1
+            got.append(message)
+
+        channel._consumers[tag] = take
         peer.deliver(tag, 1, b"one")
         peer.deliver(tag, 2, b"two")
         await wait_until(lambda: [message.tag for message in got] == [2])
@@ -461,10 +463,10 @@ async def test_a_consumer_that_the_broker_ends_is_told_of_and_answered_if_it_wai
 
 HEADLESS = {
     "a body before its header": content(1, b"12345")[-13:],
-    "another method": wire_connection.framing.method_frame(1, commands.Basic.QosOk()),
+    "another method": framing.method_frame(1, commands.Basic.QosOk()),
     "a body that is too long": content(1, b"12345", 4),
     "a method before all of the body": content(1, b"12345", 6)
-    + wire_connection.framing.method_frame(1, commands.Basic.QosOk()),
+    + framing.method_frame(1, commands.Basic.QosOk()),
     "a second header": content(1, b"", 6) + content(1, b"", 6),
     "a heartbeat on the channel": b"\x08\x00\x01\x00\x00\x00\x00\xce",
 }
@@ -489,7 +491,7 @@ async def test_content_that_is_not_as_it_was_said_ends_the_connection_with_a_rea
 @pytest.mark.parametrize("kind", [2, 3])
 async def test_content_without_its_method_ends_the_connection_with_a_reason(kind: int) -> None:
     async with with_channel() as (connection, channel, peer):
-        peer.send_raw(wire_connection.framing.frame_of(kind, 1, bytes(14)))
+        peer.send_raw(framing.frame_of(kind, 1, bytes(14)))
         await wait_until(connection.closing.done)
         assert isinstance(channel.closing.exception(), ProtocolError)
 
@@ -504,5 +506,6 @@ async def test_a_lost_connection_fails_all_that_waits_with_one_reason() -> None:
         await peer.hang_up()
         done = await asyncio.gather(*waits, return_exceptions=True)
         assert all(isinstance(one, ConnectionLost) for one in done), done
+        await channel.close()
         with pytest.raises(AmqpError):
-            await channel.close() or channel.basic_ack(1)  # type: ignore[func-returns-value]
+            channel.basic_ack(1)

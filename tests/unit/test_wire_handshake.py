@@ -19,6 +19,7 @@ from maniple.amqp.wire.errors import (
 )
 from maniple.errors import ConfigurationError
 from scripted_broker import SECONDS, Greet, Peer, ScriptedBroker, every_method
+from waiting import wait_until
 
 BEFORE_TUNED = [
     method for method in every_method() if not isinstance(method, commands.Connection.Close)
@@ -217,7 +218,11 @@ async def test_user_and_password_are_told_and_the_connections_name() -> None:
     ],
 )
 async def test_a_certificate_logs_in_where_the_url_names_nobody(
-    authority: Authority, certificate: Certificate, login: str, mechanisms: str, wanted: str
+    authority: Authority,
+    certificate: Certificate,
+    login: str,
+    mechanisms: str,
+    wanted: tuple[str, str],
 ) -> None:
     starts: list[commands.Connection.StartOk] = []
     files = f"cafile={authority.cacert}&certfile={certificate.cert}&keyfile={certificate.key}"
@@ -283,7 +288,7 @@ async def test_a_client_of_tls_on_a_plain_port_is_told() -> None:
     assert isinstance(caught.value.__cause__, OSError)
 
 
-async def test_a_tls_greeting_that_never_comes_is_given_up(certificate: Certificate) -> None:
+async def test_a_tls_greeting_that_never_comes_is_given_up() -> None:
     accepted: list[asyncio.StreamReader] = []
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -291,13 +296,11 @@ async def test_a_tls_greeting_that_never_comes_is_given_up(certificate: Certific
         await reader.read(-1)
         writer.close()
 
-    del certificate
     async with asyncio.timeout(SECONDS), await asyncio.start_server(silent, "127.0.0.1") as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(TimeoutError):
             await Connection(f"amqps://127.0.0.1:{port}/dev").open(0.2)
-        while not accepted or not accepted[0].at_eof():  # the socket is closed, too
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: bool(accepted) and accepted[0].at_eof())  # the socket is closed
 
 
 async def test_nobody_there_is_told_with_the_systems_error() -> None:

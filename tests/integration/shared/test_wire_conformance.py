@@ -1,7 +1,7 @@
 """One behaviour of a real broker, by our AMQP and by aiormq's, which the control plane uses."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -218,13 +218,14 @@ async def test_a_queue_gives_one_message_or_none(channel: ChannelLink, queue: st
 async def test_what_the_broker_refuses_costs_the_channel_and_no_other(
     link: Link, channel: ChannelLink, queue: str
 ) -> None:
-    for code, wrong in (
+    refused: list[tuple[int, Callable[[ChannelLink], Awaitable[object]]]] = [
         (404, lambda one: one.declare(new_name(), passive=True)),
         (403, lambda one: one.declare("not.ours")),
         (406, lambda one: one.declare(queue, arguments={"x-max-length": 3})),
         (404, lambda one: one.get(new_name())),
         (404, lambda one: one.consume(new_name(), [])),
-    ):
+    ]
+    for code, wrong in refused:
         one = await link.channel()
         with pytest.raises(Refused) as caught:
             await wrong(one)

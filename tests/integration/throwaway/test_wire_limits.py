@@ -42,7 +42,7 @@ class Restricted(RabbitMQServer):
 @pytest.fixture(scope="module")
 async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Restricted]:
     need(RABBITMQ)
-    limits = {"frame_max": 4096, "channel_max": 1, "heartbeat": 10}
+    limits: dict[str, object] = {"frame_max": 4096, "channel_max": 1, "heartbeat": 10}
     server = Restricted(tmp_path_factory.mktemp("rabbitmq"), limits)
     await server.start()
     yield server
