@@ -200,6 +200,7 @@ def test_a_body_is_cut_into_frames_that_the_broker_takes(size: int) -> None:
     read = pamqp_frame.unmarshal(framing.frame_of(*first))[2]
     assert isinstance(read, header.ContentHeader)
     assert read.body_size == size
+    assert first[2][:2] == framing.BASIC.to_bytes(2, "big")
     assert b"".join(payload for _, _, payload in rest) == content
     assert len(rest) == -(-size // ROOM)
     assert {(kind, channel) for kind, channel, _ in rest} <= {(framing.BODY, 3)}
