@@ -251,7 +251,7 @@ async def test_names_have_255_bytes_and_no_more(channel: ChannelLink, queue: str
     await channel.publish(b"one", longest)
     assert await channel.get(longest) is not None
     await channel.delete(longest)
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises((ValueError, TypeError, Nacked)):
         await channel.publish(b"one", longest + "x")
     with pytest.raises((ValueError, TypeError)):
         await channel.declare(longest + "x")

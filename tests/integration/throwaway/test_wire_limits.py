@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from certificates import Authority, Certificate
-from maniple.amqp.wire.amqp_errors import ConnectionLost, LoginRefused
+from maniple.amqp.wire.amqp_errors import ConnectionLost, LoginRefused, PublishFailed
 from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.properties import Properties
 from maniple.amqp.wire.requests import Message
@@ -83,7 +83,7 @@ async def test_properties_that_no_frame_has_room_for_cost_no_connection(broker: 
         channel = await connection.channel(publisher_confirms=True)
         await channel.queue_declare(QUEUE)
         told = Properties(headers={"some": "x" * connection.frame_max})
-        with pytest.raises(ValueError, match="properties"):
+        with pytest.raises(PublishFailed, match="properties"):
             await channel.basic_publish(b"", exchange="", routing_key=QUEUE, properties=told)
         most = Properties(headers={"some": "x" * (connection.frame_max - 36)})
         await channel.basic_publish(b"", exchange="", routing_key=QUEUE, properties=most)
