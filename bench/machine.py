@@ -12,8 +12,8 @@ from typing import Any
 PACKAGES = ("maniple", "celery", "dramatiq", "taskiq", "taskiq-aio-pika", "pika", "uvloop")
 
 
-def machine(broker: str = "") -> dict[str, Any]:
-    """Return what the figures are of; `broker` is RabbitMQ's version."""
+def machine() -> dict[str, Any]:
+    """Return what the figures are of."""
     memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     return {
@@ -21,7 +21,6 @@ def machine(broker: str = "") -> dict[str, Any]:
         "processor": model[1].strip() if model else platform.machine(),
         "memory_gib": round(int(memory[1]) / 2**20, 1) if memory else None,
         "python": platform.python_version(),
-        "rabbitmq": broker,
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),

@@ -88,6 +88,7 @@ async def measure(plan: Plan, step: Step) -> dict[str, Any]:
             "open_loop": await _open_loops(bench, plan, rate, step),
             "bytes": await _bytes(bench, rates, step),
             "memory_at_rest": dict(bench.at_rest),
+            "rabbitmq": (await broker_bytes.control(bench.cluster, "version")).strip(),
         }
 
 

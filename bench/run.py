@@ -53,7 +53,7 @@ def settings(plan: Plan) -> dict[str, str]:
 
 async def run(plan: Plan, sections: list[str]) -> dict[str, Any]:
     """Measure with progress on stderr, and return everything found."""
-    about = machine()
+    about: dict[str, Any] = machine()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=error_console()) as progress:
 
@@ -66,8 +66,9 @@ async def run(plan: Plan, sections: list[str]) -> dict[str, Any]:
 
             return step
 
-        found = {"machine": about, "settings": settings(plan)}
+        found: dict[str, Any] = {"machine": about, "settings": settings(plan)}
         found |= await measure(plan, stepping("comparison", plan.steps))
+        about["rabbitmq"] = found.pop("rabbitmq")
         for name in sections:
             found[name] = await SECTIONS[name](stepping(name, None))
     return found

@@ -35,13 +35,22 @@ def _cell(text: str) -> str:
 def machine_table(found: Mapping[str, Any]) -> tuple[Row, list[Row]]:
     """Return what the figures are of."""
     about = found.get("machine", {})
-    kept = ("cores", "processor", "memory_gib", "python", "commit", "date", "load_before")
+    kept = (
+        "cores",
+        "processor",
+        "memory_gib",
+        "python",
+        "rabbitmq",
+        "commit",
+        "date",
+        "load_before",
+    )
     return ["measured on", ""], [[name, str(about[name])] for name in kept if name in about]
 
 
 def target_table(found: Mapping[str, Any]) -> tuple[Row, list[Row]]:
     """Return the targets with what was found; no column of aims if there are none."""
-    table = rows(found)
+    table = rows(found) if "flat_out" in found else []
     names = [
         name for name in ("what", "must", "aim", "found", "verdict") if any(r[name] for r in table)
     ]

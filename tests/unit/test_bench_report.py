@@ -22,7 +22,7 @@ def found(**changes: Any) -> dict[str, Any]:
     cost = {"client": 10.0, "broker": 30.0, "total": 40.0}
     loop = {"rate": 1000.0, "achieved": 1000.0, "p90": 1.0, "p99.9": 5.0, "us total": 500.0}
     loops = ("sdk_60_percent", "sdk_12000", "sdk_200", "single_1000")
-    good = {
+    good: dict[str, Any] = {
         "flat_out": {side.name: medians([Run(9, 20_000.0, cost)]) for side in SIDES},
         "ratios": {
             "map_to_celery": 40.0,
