@@ -16,7 +16,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from bench import backlog, celery_side, dramatiq_side, efficiency, features, growth, taskiq_side
+from bench import (
+    backlog,
+    celery_side,
+    dramatiq_side,
+    efficiency,
+    features,
+    growth,
+    stages,
+    taskiq_side,
+)
 from bench.machine import machine
 from bench.pages import write_pages
 from bench.peers import Workers
@@ -32,6 +41,7 @@ SECTIONS: dict[str, Callable[[Step], Awaitable[dict[str, Any]]]] = {
     "efficiency": efficiency.measure,
     "backlog": backlog.measure,
     "features": features.measure,
+    "stages": stages.section,
 }
 FULL = Plan(rounds=5, seconds=5.0, tasks=20_000, open_seconds=10.0)
 

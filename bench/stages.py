@@ -8,7 +8,7 @@ changes little.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -29,6 +29,8 @@ from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
 SAMPLED = 100.0  # tasks a second
 EXPORTED = 3.0  # seconds until spans have come
 WARM_UP_SECONDS = 3.0
+RATES = (200.0, 1000.0)
+SECONDS = 10.0
 WINDOW = 100_000
 NANOSECONDS = 1e9
 STAGES = (
@@ -151,6 +153,16 @@ async def measure(rate: float, seconds: float, agents: int) -> dict[str, dict[st
         one.stages() for one in joined(due, carrier.sent, ended, agent_times(posted.decoded()))
     ]
     return {name: spread([one[name] for one in moments]) for name in moments[0]}
+
+
+async def section(step: Callable[[str], None]) -> dict[str, list[dict[str, object]]]:
+    """Return the stages at a low and a middle rate, as a section of the full form."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for rate in RATES:
+        stages = await measure(rate, SECONDS, agents=2)
+        found[f"{rate:,g}/s"] = [{"ms": name, **one} for name, one in stages.items()]
+        step(f"stages at {rate:,g}/s: p50 {stages[ALL]['p50']} ms from due to result")
+    return found
 
 
 @asynccontextmanager

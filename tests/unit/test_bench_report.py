@@ -1,5 +1,6 @@
 """The verdicts, tables and plots of `make bench`."""
 
+import re
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -11,10 +12,11 @@ from bench.quick import compared
 from bench.sides import CELERY, DRAMATIQ, DRAMATIQ_CONFIRMED, MAP, SIDES, SINGLE, SINGLE_CONFIRMED
 from bench.stages import ALL, STAGES, Moments
 from bench.svg import Axis
-from bench.tables import aligned, markdown, rendered, tables
+from bench.tables import SECTIONS, aligned, markdown, rendered, tables
 from bench.targets import TARGETS, Target, Verdict, rows, shown
 
 from maniple_policies.documents import parse_policy
+from paths import ROOT
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -129,6 +131,11 @@ def test_tables_go_between_their_markers_and_nothing_else_changes() -> None:
     assert "kept" in written  # this run did not measure it
     assert rendered(written, found()) == written
     assert written.startswith("a\n<!-- bench: rest -->\n|")
+
+
+def test_the_page_has_a_place_for_every_table() -> None:
+    places = set(re.findall(r"<!-- bench: (\w+) -->", (ROOT / "docs/performance.md").read_text()))
+    assert places == {"machine", "targets", "flat_out", "open_loop", "rest", *SECTIONS}
 
 
 def test_plots_are_well_formed_and_without_a_background() -> None:
