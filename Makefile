@@ -50,8 +50,8 @@ check: setup ## lint, format, types, import contracts
 	uv run --no-sync mypy shared services tests bench examples infra tools
 	uv run --no-sync lint-imports
 
-bench: setup ## Maniple, Celery, Dramatiq and Taskiq on the same broker, and what tracing costs; the last line is JSON
-	@uv run --locked --all-packages --group bench python -m bench.run
+bench: setup ## Maniple, Celery, Dramatiq and Taskiq on the same broker, beside the targets, in six minutes; ARGS=--full measures more
+	@uv run --locked --all-packages --group bench python -m bench.run $(ARGS)
 
 walk: setup ## follow one task from publish to result: the files of ours it goes through, and its deepest chain of calls
 	@uv run --no-sync python tools/walk.py $(ARGS)

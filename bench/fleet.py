@@ -14,17 +14,16 @@ import asyncio
 import contextlib
 import heapq
 import json
-import os
 import random
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median
 
 import structlog
+from bench.processes import Usage
 from rich.progress import Progress
 
 from maniple.amqp import AmqpConnection, Connection
@@ -51,7 +50,6 @@ NOTICED_WITHIN = 15.0
 SHARE_LIMIT = 0.5
 BOUND = 10.0
 KEYS = (AgentUnreachable.KEY, AgentFailed.KEY)
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Spray:
@@ -181,22 +179,6 @@ def _agent(number: int, spray: Spray) -> Simulated:
     return Simulated(description, spray)
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Processor seconds used so far, and megabytes in use now."""
-
-    seconds: float
-    megabytes: float
-
-    @classmethod
-    def of(cls, pid: int) -> "Usage":
-        """Read the usage of a process from /proc."""
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        used = (int(fields[11]) + int(fields[12])) / TICKS
-        return cls(used, pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
-
-
 def _links(url: str, count: int) -> Iterator[AmqpConnection]:
     for number in range(-(-count // PER_CONNECTION)):
         yield AmqpConnection(url, name=f"simulated-{number}")
@@ -248,7 +230,7 @@ async def _watch(fleet: Fleet, heard: Heard, registry: int, seconds: float) -> d
     return {
         "agents": len(fleet.agents),
         "registry_share_of_a_core": round((after.seconds - before.seconds) / (ended - began), 3),
-        "registry_megabytes": round(after.megabytes),
+        "registry_megabytes": round(after.mebibytes * 2**20 / 1e6),
         "sent_late_at_most": round(delay, 3),
         "unreachable_after": _spread(heard.unreachable, silent),
         "failed_after": _spread(heard.failed, silent),

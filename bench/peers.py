@@ -1,7 +1,8 @@
-"""What all peers need to be compared: a vhost of their own, workers, and a count of what ran.
+"""What all peers need to be compared: a vhost of their own, and workers.
 
-Each peer's module has a `side`: it runs the peer's workers and gives a function that submits a
-number of tasks and returns tasks per second.
+Each peer's module has a `workers`, which runs the peer's workers and gives their process ids, and a
+`client`, which `bench.client_program` runs in a process of its own: its actions submit a number of
+tasks and return the seconds until the last one has run.
 """
 
 import asyncio
@@ -10,22 +11,15 @@ import json
 import os
 import secrets
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from maniple_cli.dev_cluster import programs
+from bench.broker_bytes import control
+
 from maniple_cli.dev_cluster.cluster import Cluster
 
-URL_VARIABLE = "BENCH_PEER_URL"
-PREFETCH_VARIABLE = "BENCH_PEER_PREFETCH"
-TALLY_VARIABLE = "BENCH_PEER_TALLY"
 USER = VHOST = "bench"
-TIMEOUT = 120.0
-POLL = 0.001
-
-Submit = Callable[[int], Awaitable[float]]
 
 
 @dataclass(frozen=True)
@@ -42,32 +36,6 @@ class Workers:
         return self.threads * self.prefetch
 
 
-class Tally:
-    """How many tasks have run in all workers, where a peer returns nothing: a byte for each."""
-
-    def __init__(self, file: Path) -> None:
-        """Count in `file`, which is created."""
-        self.file = file
-        self.descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-    def add(self) -> None:
-        """Count one; from any process."""
-        os.write(self.descriptor, b".")
-
-    @property
-    def count(self) -> int:
-        """Tasks so far."""
-        return self.file.stat().st_size
-
-    def wait(self, count: int) -> None:
-        """Return when so many have run."""
-        deadline = time.monotonic() + TIMEOUT
-        while self.count < count:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.count} of {count} tasks had run after {TIMEOUT:g} s")
-            time.sleep(POLL)
-
-
 async def add_vhost(cluster: Cluster) -> str:
     """Add a vhost and its user to the cluster's broker; return their URL. About 2 s."""
     password = secrets.token_urlsafe(12)
@@ -79,16 +47,7 @@ async def add_vhost(cluster: Cluster) -> str:
     }
     file = cluster.data_dir / "bench.json"
     file.write_text(json.dumps(definitions))
-    broker = next(child for child in cluster.servers.children if child.spec.name == "rabbitmq")
-    control = await asyncio.create_subprocess_exec(
-        str(programs.rabbitmq_server().with_name("rabbitmqctl")),
-        "--quiet",
-        "import_definitions",
-        str(file),
-        env={**os.environ, **broker.spec.env},
-    )
-    if await control.wait() != 0:
-        raise RuntimeError("rabbitmqctl import_definitions failed")
+    await control(cluster, "import_definitions", str(file))
     location = cluster.servers.broker_url("operator").rpartition("@")[2].partition("/")[0]
     return f"amqp://{USER}:{password}@{location}/{VHOST}"
 
@@ -96,16 +55,20 @@ async def add_vhost(cluster: Cluster) -> str:
 @contextlib.asynccontextmanager
 async def running(
     commands: Mapping[str, list[str]], environ: Mapping[str, str], folder: Path
-) -> AsyncIterator[None]:
-    """Run workers, by name: `python -m` with these arguments; their logs go to `folder`."""
+) -> AsyncIterator[list[int]]:
+    """Run workers, by name: `python -m` with these arguments; gives their process ids.
+
+    Their logs go to `folder`.
+    """
     started = [
         await _start(name, arguments, environ, folder) for name, arguments in commands.items()
     ]
     try:
-        yield
+        yield [process.pid for process in started]
     finally:
         for process in started:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
         await asyncio.gather(*(process.wait() for process in started))
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from bench.peers import PREFETCH_VARIABLE, TALLY_VARIABLE, URL_VARIABLE, Tally
+from bench.tally import PREFETCH_VARIABLE, TALLY_VARIABLE, URL_VARIABLE, Tally
 from bench.taskiq_side import make_task
 
 broker, noop = make_task(

@@ -2,23 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.peers import (
+from bench.peers import Workers, running
+from bench.tally import (
     PREFETCH_VARIABLE,
     TALLY_VARIABLE,
     URL_VARIABLE,
-    Submit,
+    Action,
     Tally,
-    Workers,
-    running,
 )
 from taskiq_aio_pika import AioPikaBroker, Queue, QueueType
 
-AT_ONCE = 500
+WINDOW = 500  # publishes under way
+SETTINGS = "classic queues, confirms awaited in a sliding window of 500, no results"
 
 
 def make_task(url: str, tally: Tally, *, prefetch: int) -> tuple[AioPikaBroker, Any]:
@@ -40,31 +40,40 @@ def make_task(url: str, tally: Tally, *, prefetch: int) -> tuple[AioPikaBroker, 
 
 
 @asynccontextmanager
-async def side(url: str, workers: Workers, folder: Path) -> AsyncIterator[Submit]:
-    """Run its workers, and give what submits."""
-    tally = Tally(folder / "taskiq.tally")
-    broker, noop = make_task(url, tally, prefetch=workers.held)
-    environ = {
-        URL_VARIABLE: url,
-        TALLY_VARIABLE: str(tally.file),
-        PREFETCH_VARIABLE: str(workers.held),
-    }
-    size = ("--workers", str(workers.processes), "--max-async-tasks", str(workers.held))
-    command = ["taskiq", "worker", "bench.taskiq_app:broker", *size, "--log-level", "WARNING"]
+async def workers(
+    environ: Mapping[str, str], size: Workers, folder: Path
+) -> AsyncIterator[list[int]]:
+    """Run its workers."""
+    held = {PREFETCH_VARIABLE: str(size.held)}
+    given = ("--workers", str(size.processes), "--max-async-tasks", str(size.held))
+    command = ["taskiq", "worker", "bench.taskiq_app:broker", *given, "--log-level", "WARNING"]
+    async with running({"taskiq": command}, {**environ, **held}, folder) as ids:
+        yield ids
+
+
+@asynccontextmanager
+async def client(environ: Mapping[str, str]) -> AsyncIterator[dict[str, Action]]:
+    """Give what submits: up to a window of publishes at a time, each as soon as there is room."""
+    tally = Tally(Path(environ[TALLY_VARIABLE]))
+    broker, noop = make_task(environ[URL_VARIABLE], tally, prefetch=1)
+
+    async def flat(command: Mapping[str, Any]) -> dict[str, Any]:
+        numbers = iter(range(command["count"]))
+        before = tally.count
+        started = time.perf_counter()
+
+        async def lane() -> None:
+            for number in numbers:
+                await noop.kiq(number)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WINDOW):
+                group.create_task(lane())
+        await asyncio.to_thread(tally.wait, before + command["count"])
+        return {"seconds": time.perf_counter() - started}
+
     await broker.startup()
     try:
-        async with running({"taskiq": command}, environ, folder):
-            yield lambda count: _submit(noop, tally, count)
+        yield {"flat": flat}
     finally:
         await broker.shutdown()
-
-
-async def _submit(noop: Any, tally: Tally, count: int) -> float:
-    """Submit tasks, some at a time, and return tasks per second until the last has run."""
-    before = tally.count
-    started = time.perf_counter()
-    for first in range(0, count, AT_ONCE):
-        numbers = range(first, min(first + AT_ONCE, count))
-        await asyncio.gather(*(noop.kiq(number) for number in numbers))
-    await asyncio.to_thread(tally.wait, before + count)
-    return count / (time.perf_counter() - started)

@@ -1,6 +1,6 @@
 """What tracing costs: the same tasks without it, with it and none sampled, and with 1 % sampled.
 
-    python -m bench.tracing, or the second half of make bench with fewer rounds
+    python -m bench.tracing
 
 Three clusters on one broker would share it unevenly, so each has its own, one is loaded at a time,
 and they take turns: a round's ratio is of runs that follow each other. The spans go to an endpoint
@@ -34,7 +34,8 @@ _SPENT = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
-async def _drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read what is posted and answer that it was taken."""
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -102,7 +103,7 @@ class Side:
 
 async def measure(tasks: int, rounds: int) -> dict[str, list[Run]]:
     """Return the runs of each side, one for each round."""
-    server = await asyncio.start_server(_drop, "127.0.0.1", 0)
+    server = await asyncio.start_server(drop, "127.0.0.1", 0)
     endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, contextlib.AsyncExitStack() as stack:
         sides = {
