@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pamqp import commands
@@ -389,8 +390,9 @@ class Channel:
             if tag in confirms:
                 _settle(confirms.pop(tag)[0], number)
             return
-        while confirms and (not tag or next(iter(confirms)) <= tag):
-            _settle(confirms.pop(next(iter(confirms)))[0], number)
+        # All at once: to look for the first anew after each is quadratic, in a dict.
+        for known in list(takewhile(lambda known: not tag or known <= tag, confirms)):
+            _settle(confirms.pop(known)[0], number)
 
     def _on_return(self, returned: commands.Basic.Return, properties: Properties) -> None:
         """Tell who published: the confirm that follows would say that all is well."""
