@@ -370,6 +370,20 @@ async def test_a_request_given_up_closes_its_channel_and_nothing_else(answer: st
         assert waiting.cancelled()
 
 
+async def test_the_answer_of_a_request_given_up_is_not_taken_for_the_next_ones() -> None:
+    async with with_channel() as (_, channel, peer):
+        waiting = asyncio.create_task(channel.queue_declare("q"))
+        await peer.expect(commands.Queue.Declare)
+        waiting.cancel()
+        await peer.expect(commands.Channel.Close, 1)
+        with pytest.raises(ChannelLost):
+            await channel.queue_declare("another")
+        peer.send(commands.Queue.DeclareOk("q", 0, 0), 1)
+        peer.send(commands.Channel.CloseOk(), 1)
+        await wait_until(channel.closing.done)
+        assert isinstance(channel.closing.exception(), ChannelLost)
+
+
 async def test_opening_a_channel_that_is_given_up_leaves_its_number_until_the_broker_is_done() -> (
     None
 ):

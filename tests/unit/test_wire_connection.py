@@ -116,7 +116,9 @@ async def test_a_defect_of_ours_ends_the_connection_rather_than_leaving_it_deaf(
         assert "was not handled" in caplog.text
 
 
-async def test_the_broker_closes_a_connection_with_its_reason_and_is_answered() -> None:
+async def test_the_broker_closes_a_connection_with_its_reason_and_is_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with with_channel() as (connection, channel, peer):
         peer.send(commands.Connection.Close(320, "CONNECTION_FORCED - by a test", 0, 0))
         peer.send(commands.Basic.QosOk(), 1)  # what comes behind it says nothing any more
@@ -127,6 +129,18 @@ async def test_the_broker_closes_a_connection_with_its_reason_and_is_answered() 
             assert isinstance(error, ConnectionRefused)
             assert (error.code, error.text) == (320, "CONNECTION_FORCED - by a test")
         assert await peer.until_end() == b""
+        assert "is dropped" not in caplog.text
+
+
+@pytest.mark.parametrize("frame_max", [4096, 131_072])
+async def test_a_frame_that_is_larger_than_was_agreed_ends_the_connection_before_it_has_come(
+    frame_max: int,
+) -> None:
+    async with with_channel(frame_max=frame_max) as (connection, _, peer):
+        peer.send_raw(b"\x03\x00\x01" + (frame_max - 7).to_bytes(4, "big") + b"x")
+        await wait_until(connection.closing.done, every=0.001)
+        with pytest.raises(ProtocolError, match=f"{frame_max + 1} bytes, where {frame_max}"):
+            await connection.channel()
 
 
 async def test_closing_waits_for_the_broker_and_fails_what_is_under_way() -> None:

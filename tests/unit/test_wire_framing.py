@@ -70,6 +70,7 @@ def test_any_bytes_are_frames_or_refused_and_never_more_than_a_frame_is_waited_f
     data: bytes, cuts: list[int]
 ) -> None:
     made = reader(64)
+    made.largest_header = 64
     try:
         for piece in pieces(data, cuts):
             made.feed(piece)
@@ -78,6 +79,14 @@ def test_any_bytes_are_frames_or_refused_and_never_more_than_a_frame_is_waited_f
     assert len(made._rest) < 64
     with pytest.raises(ProtocolError):
         made.feed(bytes(64))  # no kind of frame: sooner or later that is seen
+
+
+def test_a_header_may_have_more_than_a_frame_but_not_without_end() -> None:
+    header_frame = framing.frame_of(framing.HEADER, 1, bytes(2 * FRAME_MAX))
+    assert reader(FRAME_MAX).feed(header_frame) == [(framing.HEADER, 1, bytes(2 * FRAME_MAX))]
+    begun = framing.frame_of(framing.HEADER, 1, b"")[:3] + framing.LARGEST_HEADER.to_bytes(4, "big")
+    with pytest.raises(ProtocolError, match="were agreed"):
+        reader(FRAME_MAX).feed(begun + b"\x00")
 
 
 @pytest.mark.parametrize("largest", [FRAME_MAX, 131_072])
@@ -182,14 +191,20 @@ def test_a_confirm_is_read_as_another_implementation_wrote_it(
 
 @given(st.binary(max_size=40))
 def test_what_a_message_needs_is_read_of_any_bytes_or_refused(payload: bytes) -> None:
-    for read in (
+    refused = 0
+    readers = (
         framing.read_deliver,
+        framing.read_got,
         framing.read_confirm,
         framing.read_header,
         framing.method_number,
-    ):
-        with suppress(ProtocolError):
+    )
+    for read in readers:
+        try:
             read(payload)
+        except ProtocolError:
+            refused += 1
+    assert len(payload) >= 12 or refused  # the shortest that they all could read
 
 
 @pytest.mark.parametrize("size", [0, 1, ROOM - 1, ROOM, ROOM + 1, 2 * ROOM, 100_000])

@@ -119,7 +119,6 @@ def test_text_that_is_no_text_is_shown_and_what_follows_is_read() -> None:
         b"\x01a?",  # a type that there is not
         b"\x01aF\x00\x00\x00\x06\x01bF\x00\x00",
         b"\x01aA\xff\xff\xff\xff",
-        b"\x01aT\xff\xff\xff\xff\xff\xff\xff\xff",
     ],
 )
 def test_headers_that_cannot_be_read_are_shown_and_what_follows_is_read(table: bytes) -> None:

@@ -175,7 +175,7 @@ class Connection(Sender):
         return channel
 
     def free(self, number: int) -> None:
-        """Let another channel have this number: the broker is done with it."""
+        """Release a number for another channel: the broker is done with it."""
         self._channels.pop(number, None)
 
     def pass_on(self, channel: Channel, deliver: Deliver, message: Message) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from pamqp import commands
@@ -205,8 +206,9 @@ class Channel(Requests):
             if tag in confirms:
                 _end(confirms.pop(tag)[0], number)
             return
-        while confirms and (not tag or next(iter(confirms)) <= tag):
-            _end(confirms.pop(next(iter(confirms)))[0], number)
+        # All at once: to look for the first anew after each is quadratic, in a dict.
+        for known in list(takewhile(lambda known: not tag or known <= tag, confirms)):
+            _end(confirms.pop(known)[0], number)
 
     def _on_return(self, returned: commands.Basic.Return, properties: Properties) -> None:
         """Tell who published: the confirm that follows would say that all is well."""

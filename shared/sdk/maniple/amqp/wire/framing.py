@@ -36,6 +36,10 @@ _CONFIRM = Struct(">QB")
 _CONTENT = Struct(">HHQ")
 _TAG = Struct(">QB")
 
+LARGEST_HEADER = 1 << 24
+"""Bytes of a message's header. It may be larger than the frames that we agreed to: RabbitMQ does
+not cut it, its publisher may have agreed to more, and a dead-lettered message gets more headers."""
+
 Received = tuple[int, int, bytes]
 """Kind, channel and payload of a frame."""
 
@@ -46,11 +50,8 @@ class FrameReader:
     def __init__(self) -> None:
         """Begin before the first byte."""
         self.largest = 1 << 20
-        """The most bytes that a frame may have: until that is agreed, more than enough.
-
-        The header of a message may have more: RabbitMQ does not cut it, whoever wrote it had agreed
-        to more with the broker, and a dead-lettered message gets headers beyond that.
-        """
+        """The most bytes that a frame may have: until that is agreed, more than enough."""
+        self.largest_header = LARGEST_HEADER
         self._rest = bytearray()
         self._needed = 0
 
@@ -68,7 +69,7 @@ class FrameReader:
             kind, channel, size = _HEAD.unpack_from(data, at)
             end = at + size + OVERHEAD
             # Before all of it has come: what is no frame may never end.
-            if kind not in _KINDS or (end - at > most and kind != HEADER):
+            if kind not in _KINDS or end - at > (most if kind != HEADER else self.largest_header):
                 raise ProtocolError(_why_not(kind, size, most, data[at : at + 16]))
             if end > length:
                 break

@@ -77,6 +77,6 @@ class Sender(asyncio.Protocol):
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Let messages go on."""
+        """Send messages again: the peer reads."""
         self._paused = False
         self.wake_writers()
