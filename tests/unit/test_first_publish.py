@@ -16,11 +16,12 @@ from channels import until_idle
 from maniple.amqp import FirstPublishes, Outgoing, Publisher
 from maniple.amqp.first_publish import KEPT, MOST, MOST_KNOWN, SOON, SPARE
 from maniple.amqp.publisher import LOST_AFTER
-from maniple.amqp.wire.amqp_errors import PublishFailed, PublishReturned
+from maniple.amqp.wire.amqp_errors import PublishFailed, PublishImpossible, PublishReturned
 from maniple.errors import PublishRefused
 from maniple.timings import Amqp
 
 TIMES = Amqp(confirm=3.0, answer=2.0)
+IMPOSSIBLE = "no name in AMQP"
 HOT = 1  # the number of the channel that is opened first
 
 
@@ -76,6 +77,8 @@ class Channel:
         self._registered: set[str] = set()
 
     async def basic_publish(self, body: bytes, *, routing_key: str, **_: Any) -> None:
+        if routing_key == IMPOSSIBLE:
+            raise PublishImpossible
         at = routing_key, self.number, body.decode()
         self.broker.sent.append(at)
         async with self._turn:
@@ -346,3 +349,15 @@ async def test_what_is_known_of_names_from_outside_is_bounded() -> None:
         scouts.learn(("", str(number)))
         assert scouts.knows(("", str(number)))
     assert len(scouts._known) <= MOST_KNOWN
+
+
+async def test_a_message_that_cannot_be_sent_makes_no_place_known_and_no_channel_alive() -> None:
+    on = On(Broker(), scouts=True)
+    await on.connect()
+    await on.send(IMPOSSIBLE, "one")
+    with pytest.raises(PublishRefused):
+        await on.results["one"]
+    scouts = on.publisher._scouts
+    assert scouts is not None
+    assert not scouts.knows(("", IMPOSSIBLE))
+    assert on.broker.sent == []

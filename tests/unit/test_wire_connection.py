@@ -9,6 +9,7 @@ import pytest
 from pamqp import commands
 
 from maniple.amqp.wire import broker_connection as wire_connection
+from maniple.amqp.wire import requests
 from maniple.amqp.wire.amqp_errors import (
     AmqpError,
     ChannelLost,
@@ -17,8 +18,17 @@ from maniple.amqp.wire.amqp_errors import (
     ProtocolError,
 )
 from maniple.amqp.wire.broker_connection import Connection
+from maniple.amqp.wire.framing import method_frame
 from maniple.amqp.wire.properties import Properties
-from scripted_broker import SECONDS, ScriptedBroker, connected, every_method, opened, with_channel
+from scripted_broker import (
+    SECONDS,
+    Peer,
+    ScriptedBroker,
+    connected,
+    every_method,
+    opened,
+    with_channel,
+)
 from waiting import wait_until
 
 HARMLESS = ("Blocked", "Unblocked")
@@ -247,6 +257,36 @@ async def test_a_connection_that_has_ended_sends_no_heartbeats() -> None:
         assert connection._heartbeats is not None
         assert connection._heartbeats.cancelled()
         connection.send_heartbeat()
+
+
+async def test_a_connection_that_is_lost_in_the_turn_in_which_it_opens_is_not_open() -> None:
+    async def open_and_close(peer: Peer) -> None:
+        await peer.start()
+        await peer.expect(commands.Connection.StartOk)
+        peer.send(commands.Connection.Tune(7, 4096, 0))
+        await peer.expect(commands.Connection.TuneOk)
+        await peer.expect(commands.Connection.Open)
+        close = commands.Connection.Close(320, "CONNECTION_FORCED", 0, 0)
+        both = (commands.Connection.OpenOk(), close)
+        peer.send_raw(b"".join(method_frame(0, one) for one in both))
+
+    async with ScriptedBroker(open_and_close) as broker:
+        connection = Connection(broker.url("heartbeat=1"))
+        with pytest.raises(ConnectionRefused, match="FORCED"):
+            await connection.open(SECONDS)
+        assert connection._heartbeats is None
+
+
+async def test_a_channel_whose_end_the_broker_does_not_answer_is_left_and_keeps_its_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(requests, "CLOSE_TIMEOUT", 0.1)
+    async with with_channel() as (connection, channel, peer):
+        await channel.close()
+        assert channel.is_closed
+        assert not channel.closing.done()
+        await peer.expect(commands.Channel.Close, 1)
+        assert (await opened(connection, peer, 2)).number == 2
 
 
 async def test_what_is_sent_in_one_turn_goes_out_in_one_write(

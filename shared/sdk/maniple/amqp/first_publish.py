@@ -25,7 +25,12 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from maniple.amqp.connection_errors import LOST
-from maniple.amqp.wire.amqp_errors import ChannelLost, PublishFailed, PublishReturned
+from maniple.amqp.wire.amqp_errors import (
+    ChannelLost,
+    PublishFailed,
+    PublishImpossible,
+    PublishReturned,
+)
 from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
 
@@ -162,8 +167,8 @@ class FirstPublishes:
             scout.since = self._ticks
             await publish(channel)
             self._take_answer(scout)
-        except PublishReturned:
-            raise  # nothing is there, but something may come to be
+        except (PublishImpossible, PublishReturned):
+            raise  # nothing was sent, or nothing is there, but something may come to be
         except PublishFailed:
             # One that comes late may be for want of a leader; that channel does not try again.
             sound = self._ticks - scout.since <= SOON

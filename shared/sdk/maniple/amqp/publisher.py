@@ -14,6 +14,7 @@ from maniple.amqp.wire.amqp_errors import (
     INTERNAL_ERROR,
     ConnectionRefused,
     PublishFailed,
+    PublishImpossible,
     PublishReturned,
 )
 from maniple.amqp.wire.broker_connection import Connection
@@ -280,6 +281,8 @@ class Publisher:
                 return
             try:
                 await send_outgoing(channel, message, properties)
+            except PublishImpossible:
+                raise
             except PublishFailed as error:  # refused, or bound to nothing
                 self._answered = max(self._answered, sent_at)
                 if scouts is not None and isinstance(error, PublishReturned):

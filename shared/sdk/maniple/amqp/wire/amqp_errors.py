@@ -30,7 +30,7 @@ class ConnectionRefused(ConnectionLost):
 
 
 class LoginRefused(ConnectionLost):
-    """The broker refused the credentials, or closed the connection when it had them."""
+    """The broker refused the credentials."""
 
 
 class ChannelLost(AmqpError):
@@ -55,7 +55,11 @@ class PreconditionFailed(ChannelLost):
 
 
 class PublishFailed(AmqpError):
-    """A queue refused a message (`basic.nack`), or AMQP cannot carry it."""
+    """A queue refused a message (`basic.nack`), or see below."""
+
+
+class PublishImpossible(PublishFailed):
+    """AMQP has no room for a property of a message: it was not sent."""
 
 
 class PublishReturned(PublishFailed):

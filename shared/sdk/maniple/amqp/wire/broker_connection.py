@@ -101,6 +101,8 @@ class Connection(Sender):
         self._send_method(tuned)
         self._send_method(commands.Connection.Open(virtual_host=address.vhost))
         await self._answer(commands.Connection.OpenOk)
+        if self.closing.done():  # lost in the very turn in which it was open
+            raise self._reason()
         if tuned.heartbeat:
             self._beat(tuned.heartbeat / 2)
 
@@ -111,11 +113,6 @@ class Connection(Sender):
             if error.code != ACCESS_REFUSED:
                 raise
             raise LoginRefused(error.text) from error
-        except ConnectionLost as error:
-            if isinstance(error, ProtocolError) or error.__cause__ is not None:
-                raise
-            # Brokers that cannot say why just hang up.
-            raise LoginRefused("the broker hung up on being told user and password") from error
         return tune
 
     async def _answer(self, kind: type[Any]) -> Any:
@@ -204,8 +201,9 @@ class Connection(Sender):
         self.send(framing.method_frame(0, method))
 
     def _beat(self, interval: float) -> None:
-        self.send_heartbeat()
-        self._heartbeats = self.loop.call_later(interval, self._beat, interval)
+        if not self.closing.done():
+            self.send_heartbeat()
+            self._heartbeats = self.loop.call_later(interval, self._beat, interval)
 
     # ---- the socket's callbacks
 

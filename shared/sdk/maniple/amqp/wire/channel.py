@@ -15,6 +15,7 @@ from maniple.amqp.wire.amqp_errors import (
     ChannelLost,
     ProtocolError,
     PublishFailed,
+    PublishImpossible,
     PublishReturned,
     channel_closed,
 )
@@ -63,9 +64,9 @@ class Channel(Requests):
         """Publish with confirm: return when the broker has taken the message over.
 
         Raises `PublishReturned` if it is `mandatory` and nothing is bound, `PublishFailed` when a
-        queue refuses it, or AMQP has no room for a property of it. The channel must have been
-        opened with confirms. While the peer reads nothing, or an alarm holds back what is
-        published, this waits before it sends.
+        queue refuses it, `PublishImpossible`. The channel must have been opened with confirms.
+        While the peer reads nothing, or an alarm holds back what is published, this waits before it
+        sends.
         """
         while not (self._flows and self._connection.writable):
             self._must_be_open()
@@ -96,7 +97,7 @@ class Channel(Requests):
             )
             head = self._head(exchange, routing_key, mandatory=mandatory)
         except (TypeError, ValueError) as error:
-            raise PublishFailed(f"AMQP cannot carry the message: {error}") from error
+            raise PublishImpossible(f"AMQP cannot carry the message: {error}") from error
         connection.send(head)
         connection.send(content)
         self._published = number = self._published + 1

@@ -16,6 +16,7 @@ from maniple.amqp.wire.properties import Properties
 if TYPE_CHECKING:
     from maniple.amqp.wire.broker_connection import Connection
 
+CLOSE_TIMEOUT = 5.0
 GIVEN_UP = 504  # CHANNEL_ERROR: we close a channel because nobody waits for its next answer
 
 F = TypeVar("F", bound=Frame)
@@ -188,12 +189,15 @@ class Requests:
         return found if isinstance(found, Message) else None
 
     async def close(self) -> None:
-        """Close the channel and return when the broker has; idempotent."""
+        """Close the channel and return when the broker has, or after a while; idempotent.
+
+        One that does not answer keeps its number until it does, or the connection ends.
+        """
         if self.closing.done():
             return
         if not self._close_sent:
             self._send_close(200, "")
-        await asyncio.wait([self.closing])
+        await asyncio.wait([self.closing], timeout=CLOSE_TIMEOUT)
 
     def abandon(self) -> None:
         """Close the channel without waiting: nobody knows any more what its next answer means."""
