@@ -316,6 +316,18 @@ async def test_a_channel_that_the_broker_closes_tells_why_and_leaves_the_others(
         await publish
 
 
+async def test_a_reason_that_is_cut_within_a_letter_costs_its_channel_only() -> None:
+    async with with_channel() as (connection, channel, peer):
+        waits = asyncio.create_task(channel.queue_declare("q", passive=True))
+        await peer.expect(commands.Queue.Declare)
+        frame = framing.method_frame(1, commands.Channel.Close(404, "NOT_FOUND \u00fc", 50, 10))
+        cut = "\u00fc".encode()
+        peer.send_raw(frame.replace(cut, cut[:1] + b"."))
+        with pytest.raises(NotFound, match="NOT_FOUND"):
+            await waits
+        assert not connection.closing.done()
+
+
 async def test_a_channel_number_is_used_again_only_once_the_broker_is_done_with_it() -> None:
     async with with_channel() as (connection, channel, peer):
         closing = asyncio.create_task(channel.close())
