@@ -146,6 +146,26 @@ async def test_the_return_of_a_publish_given_up_is_not_another_ones() -> None:
         await again
 
 
+async def test_a_return_is_of_the_publish_to_its_place_and_no_other_of_that_id() -> None:
+    async with with_channel() as (_, channel, peer):
+        properties = Properties(message_id="same")
+        elsewhere, lost = (
+            asyncio.create_task(
+                channel.basic_publish(
+                    b"body", exchange="x", routing_key=key, properties=properties, mandatory=True
+                )
+            )
+            for key in ("elsewhere", "key")
+        )
+        for _ in range(2):
+            await peer.published()
+        elsewhere.cancel()  # given up: its queue does not answer
+        peer.send_raw(returned("same"))
+        peer.send(commands.Basic.Ack(2, multiple=True), 1)
+        with pytest.raises(PublishReturned, match="x/key"):
+            await lost
+
+
 async def test_a_publish_given_up_is_confirmed_to_nobody_and_harms_no_other() -> None:
     async with with_channel() as (_, channel, peer):
         first, second = await published(channel, peer, 2)
