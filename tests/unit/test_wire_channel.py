@@ -146,6 +146,26 @@ async def test_the_return_of_a_publish_given_up_is_not_another_ones() -> None:
         await again
 
 
+async def test_a_return_is_of_the_publish_to_its_place_and_no_other_of_that_id() -> None:
+    async with with_channel() as (_, channel, peer):
+        properties = Properties(message_id="same")
+        elsewhere, lost = (
+            asyncio.create_task(
+                channel.basic_publish(
+                    b"body", exchange="x", routing_key=key, properties=properties, mandatory=True
+                )
+            )
+            for key in ("elsewhere", "key")
+        )
+        for _ in range(2):
+            await peer.published()
+        elsewhere.cancel()  # given up: its queue does not answer
+        peer.send_raw(returned("same"))
+        peer.send(commands.Basic.Ack(2, multiple=True), 1)
+        with pytest.raises(PublishReturned, match="x/key"):
+            await lost
+
+
 async def test_a_publish_given_up_is_confirmed_to_nobody_and_harms_no_other() -> None:
     async with with_channel() as (_, channel, peer):
         first, second = await published(channel, peer, 2)
@@ -314,6 +334,18 @@ async def test_a_channel_that_the_broker_closes_tells_why_and_leaves_the_others(
         (publish,) = await published(other, peer, 1)
         peer.send(commands.Basic.Ack(1), 2)
         await publish
+
+
+async def test_a_reason_that_is_cut_within_a_letter_costs_its_channel_only() -> None:
+    async with with_channel() as (connection, channel, peer):
+        waits = asyncio.create_task(channel.queue_declare("q", passive=True))
+        await peer.expect(commands.Queue.Declare)
+        frame = framing.method_frame(1, commands.Channel.Close(404, "NOT_FOUND \u00fc", 50, 10))
+        cut = "\u00fc".encode()
+        peer.send_raw(frame.replace(cut, cut[:1] + b"."))
+        with pytest.raises(NotFound, match="NOT_FOUND"):
+            await waits
+        assert not connection.closing.done()
 
 
 async def test_a_channel_number_is_used_again_only_once_the_broker_is_done_with_it() -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 REMEMBERED = 1024  # exchanges and routing keys whose publish is kept as it goes out
 
+_Sent = tuple[str | None, str, str]
+"""Id, exchange and routing key of a message."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,8 +51,8 @@ class Channel(Requests):
         self._missing = 0
         self._parts: list[bytes] = []
         self._published = 0
-        # In order of sending: the future of each confirm, and the message's id.
-        self._confirms: dict[int, tuple[asyncio.Future[None], str | None]] = {}
+        # In order of sending: the future of each confirm, and what a return of it would say.
+        self._confirms: dict[int, tuple[asyncio.Future[None], _Sent]] = {}
         self._heads: dict[tuple[str, str, bool], bytes] = {}
 
     async def basic_publish(
@@ -102,7 +105,7 @@ class Channel(Requests):
         connection.send(content)
         self._published = number = self._published + 1
         confirm: asyncio.Future[None] = connection.loop.create_future()
-        self._confirms[number] = confirm, properties.message_id
+        self._confirms[number] = confirm, (properties.message_id, exchange, routing_key)
         return confirm
 
     def _head(self, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
@@ -213,8 +216,9 @@ class Channel(Requests):
 
     def _on_return(self, returned: commands.Basic.Return, properties: Properties) -> None:
         """Tell who published: the confirm that follows would say that all is well."""
-        for tag, (confirm, message_id) in self._confirms.items():
-            if message_id == properties.message_id:
+        of = properties.message_id, returned.exchange, returned.routing_key
+        for tag, (confirm, sent) in self._confirms.items():
+            if sent == of:
                 del self._confirms[tag]  # given up or not: the next of that id is another publish
                 if not confirm.done():
                     place = f"{returned.exchange}/{returned.routing_key}"

@@ -25,6 +25,7 @@ GET_OK = BASIC << 16 | 71
 ACK = BASIC << 16 | 80
 REJECT = BASIC << 16 | 90
 NACK = BASIC << 16 | 120
+_CLOSES = (10 << 16 | 50, 20 << 16 | 40)  # of a connection, of a channel
 
 _END = bytes((END,))
 _HEAD = Struct(">BHI")
@@ -115,11 +116,20 @@ def read_method(payload: bytes) -> tuple[int, Frame]:
     """Return the number of any method, and what it says. Raises `ProtocolError`."""
     try:
         number: int = _METHOD.unpack_from(payload)[0]
+        if number in _CLOSES:
+            payload = _with_whole_letters(payload)
         _, _, method = pamqp_frame.unmarshal(frame_of(METHOD, 0, payload))
     except Exception as problem:  # it is the peer's, whatever it is
         raise ProtocolError(f"a method that cannot be read: {problem!r}") from problem
     assert isinstance(method, Frame)  # noqa: S101 - of the frame's kind
     return number, method
+
+
+def _with_whole_letters(close: bytes) -> bytes:
+    """Return a close whose text can be read: RabbitMQ cuts a long one, also within a letter."""
+    end = 7 + close[6]
+    text = close[7:end].decode("utf-8", "ignore").encode()
+    return b"".join((close[:6], bytes((len(text),)), text, close[end:]))
 
 
 def method_number(payload: bytes) -> int:
