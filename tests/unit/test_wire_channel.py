@@ -270,7 +270,7 @@ async def test_a_peer_that_does_not_read_holds_back_publishes() -> None:
         tasks += [publishing(channel, body) for _ in range(50)]
         await asyncio.sleep(0.01)
         assert channel._published == before
-        connection.send_heartbeat()  # it would not arrive
+        connection.send_heartbeat()  # it would arrive when nobody needs it any more
         channel.basic_ack(1)
         peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
         acks = 0
@@ -278,6 +278,7 @@ async def test_a_peer_that_does_not_read_holds_back_publishes() -> None:
             while not isinstance((await peer.frame())[1], commands.Basic.Publish):
                 acks += 1
         assert acks
+        assert peer.heartbeats == 0
 
 
 # ---- requests

@@ -340,7 +340,7 @@ async def test_a_connection_ends_with_its_process_though_a_forked_child_lives_on
             await asyncio.to_thread(os.waitpid, pid, 0)
 
 
-async def test_a_callers_error_is_its_own_and_not_the_same_object_with_others_traces() -> None:
+async def test_what_is_asked_of_a_dropped_connection_is_told_why() -> None:
     async with with_channel() as (connection, channel, peer):
         other = await opened(connection, peer, 2)
         connection.abort()

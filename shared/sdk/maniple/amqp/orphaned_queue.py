@@ -113,7 +113,7 @@ class OrphanedQueue:
             await channel.queue_delete(self._queue.name)
 
     async def release_queue(self) -> None:
-        """Close the channels."""
+        """Close the channels; one that the broker does not answer is left."""
         if self._channel is not None:
             await self._consumer.flush()
             self._consumer.lost()

@@ -247,7 +247,8 @@ class Publisher:
         try:
             await self._publish_once(channel, message, repeated=repeated)
         except PublishFailed as error:
-            self._clear(message, channel)
+            if not isinstance(error, PublishImpossible):
+                self._clear(message, channel)
             unroutable = isinstance(error, PublishReturned)
             raise refused(message, unroutable=unroutable) from error
         except (Exception, asyncio.CancelledError) as error:

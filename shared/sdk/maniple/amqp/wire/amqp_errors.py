@@ -55,7 +55,7 @@ class PreconditionFailed(ChannelLost):
 
 
 class PublishFailed(AmqpError):
-    """A queue refused a message (`basic.nack`), or see below."""
+    """A queue refused a message (`basic.nack`), it was returned, or could not be sent."""
 
 
 class PublishImpossible(PublishFailed):
