@@ -53,8 +53,14 @@ SPARE_TURNS = 3  # in which what was published is confirmed
 class _Publisher:
     """Confirms whatever is published in the next turn of the loop."""
 
-    async def publish(self, _message: Outgoing, **_options: object) -> None:
-        await asyncio.sleep(0)
+    async def publish(self, message: Outgoing, **_options: object) -> None:
+        await self.start(message)
+
+    def start(self, _message: Outgoing) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        confirm: asyncio.Future[None] = loop.create_future()
+        loop.call_soon(confirm.set_result, None)
+        return confirm
 
 
 class _Delivery:

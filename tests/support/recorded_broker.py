@@ -58,7 +58,7 @@ async def scene(connection: Connection, quiet: Callable[[], Awaitable[None]]) ->
 
 
 async def publish(channel: Channel, key: str, body: bytes) -> None:
-    await channel.basic_publish(body, exchange="", routing_key=key, properties=TOLD, mandatory=True)
+    await channel.publish(body, exchange="", routing_key=key, properties=TOLD, mandatory=True)
 
 
 async def returned(channel: Channel) -> str:

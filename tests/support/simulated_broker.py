@@ -19,6 +19,7 @@ from maniple.timings import Amqp
 from maniple.topology import CONTROL, EVENTS, HEARTBEATS, Exchange
 from maniple_runtime.control.messages import Command, Heartbeat, Request
 from maniple_runtime.events import Event
+from started_in_tasks import StartedInTasks
 from virtual_time import Process, World
 
 TIMES = Amqp()
@@ -439,7 +440,7 @@ class SimulatedListener:
             )
 
 
-class SimulatedPublisher:
+class SimulatedPublisher(StartedInTasks):
     """`Publisher` on a simulated link."""
 
     def __init__(self, link: SimulatedLink, **_: Any) -> None:

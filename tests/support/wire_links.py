@@ -124,7 +124,7 @@ class OurChannel(ChannelLink):
 
     async def publish(self, body: bytes, key: str, *, mandatory: bool = True, **told: Any) -> None:
         with _ours():
-            await self._channel.basic_publish(
+            await self._channel.publish(
                 body,
                 exchange="",
                 routing_key=key,

@@ -27,6 +27,7 @@ from maniple_agent.tracing import AttemptTracing
 from maniple_runtime.publish.batch_publisher import ResultPublisher
 from maniple_runtime.telemetry import Metrics
 from maniple_runtime.telemetry.tracing import NO_TRACER, Tracer
+from started_in_tasks import StartedInTasks
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 OK = Outcome(b"1")
@@ -47,7 +48,7 @@ async def an_exclusive_task(payload: Any) -> Any:
     return payload
 
 
-class FakePublisher(Publisher):
+class FakePublisher(StartedInTasks, Publisher):
     """Keeps what is published; refuses the routing keys in `full`, confirms while `up`.
 
     There are no queues for those in `absent`. Messages to keys in `silent` are confirmed only once

@@ -18,6 +18,7 @@ from maniple.messages import REPEATED_HEADER, Envelope
 from maniple_dispatcher.ingress.arrival import Redelivery
 from maniple_policies import Resolved
 from maniple_runtime.publish.confirm import Settlement
+from started_in_tasks import StartedInTasks
 from work_with_fakes import NOW
 
 
@@ -99,7 +100,7 @@ async def test_a_deadline_that_passed_on_the_way_ends_the_task_and_not_a_refusal
     assert [is_refusal(one.id) for one in ingress.recorded] == [True] * (ended == "refused")
 
 
-class Broker:
+class Broker(StartedInTasks):
     """In place of a publisher: confirms, or not, and keeps what it was given."""
 
     def __init__(self) -> None:

@@ -24,11 +24,12 @@ from maniple_runtime.publish.batch_options import BatchOptions
 from maniple_runtime.publish.batch_publisher import MAX_KEYS, BatchPublisher, ResultPublisher
 from maniple_runtime.publish.refused_log import RefusedLog
 from maniple_runtime.telemetry import Metrics
+from started_in_tasks import StartedInTasks
 
 RESULT = Result(id="1", capability="text.stats", status=Status.SUCCEEDED)
 
 
-class FakePublisher(Publisher):
+class FakePublisher(StartedInTasks, Publisher):
     """Keeps what is published; raises `errors[key]` while there are any for a routing key."""
 
     def __init__(self) -> None:

@@ -76,9 +76,14 @@ class Channel:
         self._turn = asyncio.Lock()
         self._registered: set[str] = set()
 
-    async def basic_publish(self, body: bytes, *, routing_key: str, **_: Any) -> None:
+    async def wait_writable(self) -> None: ...
+
+    def publish(self, body: bytes, *, routing_key: str, **_: Any) -> asyncio.Future[None]:
         if routing_key == IMPOSSIBLE:
             raise PublishImpossible
+        return asyncio.ensure_future(self._publish(body, routing_key))
+
+    async def _publish(self, body: bytes, routing_key: str) -> None:
         at = routing_key, self.number, body.decode()
         self.broker.sent.append(at)
         async with self._turn:

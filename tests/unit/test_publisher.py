@@ -27,7 +27,12 @@ class Channel:
         self.closed = 0
         self.asked = 0
 
-    async def basic_publish(self, _body: bytes, *, routing_key: str, **_: Any) -> None:
+    async def wait_writable(self) -> None: ...
+
+    def publish(self, body: bytes, **told: Any) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self._publish(body, **told))
+
+    async def _publish(self, _body: bytes, *, routing_key: str, **_: Any) -> None:
         if self.closed:
             self.closed -= 1
             raise ConnectionLost

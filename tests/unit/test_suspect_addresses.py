@@ -55,12 +55,17 @@ class Broker:
     def _suspect(self) -> None: ...
 
     async def channel(self, **_: Any) -> Any:
-        return SimpleNamespace(basic_publish=self.basic_publish, basic_qos=self._up)
+        return SimpleNamespace(
+            wait_writable=self._up, publish=self.publish, basic_qos=self._up, writable=True
+        )
 
     async def connect(self) -> None:
         await self.publisher.open(self)  # type: ignore[arg-type]  # a fake
 
-    async def basic_publish(self, _body: bytes, *, routing_key: str, **_: Any) -> None:
+    def publish(self, body: bytes, **told: Any) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self._publish(body, **told))
+
+    async def _publish(self, _body: bytes, *, routing_key: str, **_: Any) -> None:
         self.sent.append(routing_key)
         await asyncio.sleep(0)
         if kind_of(routing_key) in self.gone:

@@ -16,6 +16,7 @@ from maniple.amqp.wire.amqp_errors import (
     PreconditionFailed,
     ProtocolError,
     PublishFailed,
+    PublishImpossible,
     PublishReturned,
 )
 from maniple.amqp.wire.broker_connection import Connection
@@ -30,9 +31,12 @@ Tasks = list[asyncio.Task[None]]
 
 def publishing(channel: Channel, body: bytes = b"body", **properties: Any) -> asyncio.Task[None]:
     told = Properties(**properties)
-    return asyncio.create_task(
-        channel.basic_publish(body, exchange="x", routing_key="key", properties=told)
-    )
+
+    async def publish() -> None:
+        await channel.wait_writable()
+        await channel.publish(body, exchange="x", routing_key="key", properties=told)
+
+    return asyncio.create_task(publish())
 
 
 async def published(channel: Channel, peer: Peer, count: int, **properties: Any) -> Tasks:
@@ -150,10 +154,8 @@ async def test_a_return_is_of_the_publish_to_its_place_and_no_other_of_that_id()
     async with with_channel() as (_, channel, peer):
         properties = Properties(message_id="same")
         elsewhere, lost = (
-            asyncio.create_task(
-                channel.basic_publish(
-                    b"body", exchange="x", routing_key=key, properties=properties, mandatory=True
-                )
+            channel.publish(
+                b"body", exchange="x", routing_key=key, properties=properties, mandatory=True
             )
             for key in ("elsewhere", "key")
         )
@@ -187,8 +189,9 @@ async def test_bodies_of_every_size_go_and_come(frame_max: int, size: int) -> No
         assert (await peer.published())[2] == body
         peer.send(commands.Basic.Ack(1), 1)
         await publish
-        peer.send(commands.Basic.Deliver(tag, 1, False, "x", "key"), 1)
-        sent = framing.content_frames(1, b"\x00\x00", body, frame_max)
+        deliver = commands.Basic.Deliver(tag, 1, False, "x", "key")
+        method = deliver.index.to_bytes(4, "big") + deliver.marshal()
+        sent = framing.message_frames(1, method, b"\x00\x00", body, frame_max)
         for at in range(0, len(sent), 1000):
             peer.send_raw(sent[at : at + 1000])
             await asyncio.sleep(0)
@@ -198,11 +201,9 @@ async def test_bodies_of_every_size_go_and_come(frame_max: int, size: int) -> No
 
 async def test_what_cannot_be_published_is_told_and_nothing_of_it_is_sent() -> None:
     async with with_channel(frame_max=4096) as (_, channel, peer):
-        with pytest.raises(PublishFailed, match="255 bytes"):
-            await channel.basic_publish(
-                b"", exchange="x", routing_key="k" * 256, properties=Properties()
-            )
-        with pytest.raises(PublishFailed, match="properties"):
+        with pytest.raises(PublishImpossible, match="255 bytes"):
+            await channel.publish(b"", exchange="x", routing_key="k" * 256, properties=Properties())
+        with pytest.raises(PublishImpossible, match="properties"):
             await publishing(channel, headers={str(n): "x" * 100 for n in range(100)})
         (good,) = await published(channel, peer, 1)
         peer.send(commands.Basic.Ack(1), 1)

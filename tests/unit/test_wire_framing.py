@@ -144,8 +144,8 @@ def test_a_method_of_any_bytes_is_read_or_refused(payload: bytes, kind: Frame) -
 def test_a_publish_says_what_another_implementation_reads(
     channel: int, exchange: str, key: str, mandatory: bool
 ) -> None:
-    frame = framing.publish_frame(channel, exchange, key, mandatory=mandatory)
-    _, number, read = pamqp_frame.unmarshal(frame)
+    method = framing.publish_method(exchange, key, mandatory=mandatory)
+    _, number, read = pamqp_frame.unmarshal(framing.frame_of(framing.METHOD, channel, method))
     wanted = commands.Basic.Publish(exchange=exchange, routing_key=key, mandatory=mandatory)
     assert isinstance(read, commands.Basic.Publish)
     assert (number, dict(read)) == (channel, dict(wanted))
@@ -210,8 +210,9 @@ def test_what_a_message_needs_is_read_of_any_bytes_or_refused(payload: bytes) ->
 @pytest.mark.parametrize("size", [0, 1, ROOM - 1, ROOM, ROOM + 1, 2 * ROOM, 100_000])
 def test_a_body_is_cut_into_frames_that_the_broker_takes(size: int) -> None:
     content = bytes(number % 251 for number in range(size))
-    stream = framing.content_frames(3, b"\x00\x00", content, FRAME_MAX)
-    (first, *rest) = reader().feed(stream)
+    stream = framing.message_frames(3, b"method", b"\x00\x00", content, FRAME_MAX)
+    (method, first, *rest) = reader().feed(stream)
+    assert method == (framing.METHOD, 3, b"method")
     read = pamqp_frame.unmarshal(framing.frame_of(*first))[2]
     assert isinstance(read, header.ContentHeader)
     assert read.body_size == size
@@ -222,9 +223,9 @@ def test_a_body_is_cut_into_frames_that_the_broker_takes(size: int) -> None:
 
 
 def test_properties_that_are_larger_than_a_frame_are_refused() -> None:
-    framing.content_frames(1, bytes(ROOM - 12), b"", FRAME_MAX)
+    framing.message_frames(1, b"", bytes(ROOM - 12), b"", FRAME_MAX)
     with pytest.raises(ValueError, match="properties of a message"):
-        framing.content_frames(1, bytes(ROOM - 11), b"", FRAME_MAX)
+        framing.message_frames(1, b"", bytes(ROOM - 11), b"", FRAME_MAX)
 
 
 @given(st.binary(max_size=9000), channels)

@@ -7,11 +7,15 @@ the node's name>`, and its numbers. RabbitMQ decodes the address within the publ
 3.10 closes the whole connection over one that it cannot decode. One that is sound may still be of a
 node that is gone, over which 3.10 does the same: so replies have a connection of their own, and the
 first to a node is sent with no other such beside it (`maniple.amqp.suspect_addresses`).
+
+It is no queue: RabbitMQ before 4.2 returns what is published there as `mandatory`, whole, although
+it has delivered it; and no message there waits for a queue's leader.
 """
 
 import re
 from base64 import b64decode
 from binascii import Error
+from functools import lru_cache
 
 PREFIX = "amq.rabbitmq.reply-to."
 NO_KEY = "A" * 22 + "=="
@@ -26,9 +30,15 @@ _PROCESS = re.compile(
 )
 
 
+def is_direct(reply_to: str) -> bool:
+    """Tell whether an address is one of direct reply-to, sound or not."""
+    return reply_to.startswith(PREFIX)
+
+
+@lru_cache(maxsize=1024)
 def node_of(reply_to: str) -> str | None:
     """Return the node part of an address of direct reply-to; None of any other."""
-    token = _TOKEN.fullmatch(reply_to, len(PREFIX)) if reply_to.startswith(PREFIX) else None
+    token = _TOKEN.fullmatch(reply_to, len(PREFIX)) if is_direct(reply_to) else None
     if token is None:
         return None
     try:

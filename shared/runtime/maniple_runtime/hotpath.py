@@ -25,7 +25,7 @@ from maniple.amqp import (
 )
 from maniple.topology import QUEUES, Queue
 from maniple_runtime.control.plane import BLOCKED
-from maniple_runtime.direct_replies import node_of
+from maniple_runtime.direct_replies import is_direct, node_of
 from maniple_runtime.metric_names import (
     HELD_BYTES,
     PUBLISHING_BLOCKED,
@@ -88,7 +88,7 @@ class HotPath:
         self.replier = Publisher(
             self._reply_link,
             max_losses=MAX_LOSSES,
-            scouts=FirstPublishes(),
+            scouts=FirstPublishes(is_direct),
             suspects=SuspectAddresses(node_of),
         )
         """For messages to addresses that outsiders chose."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from certificates import Authority, Certificate
-from maniple.amqp.wire.amqp_errors import ConnectionLost, LoginRefused, PublishFailed
+from maniple.amqp.wire.amqp_errors import ConnectionLost, LoginRefused, PublishImpossible
 from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.properties import Properties
 from maniple.amqp.wire.requests import Message
@@ -71,7 +71,7 @@ async def test_bodies_of_every_size_pass_in_the_smallest_frames(
         bodies = [bytes(size) for size in (0, 1, room - 1, room, room + 1, 3 * room, 1_000_000)]
         told = Properties(headers={"some": "x" * 3000})
         for body in bodies:
-            await channel.basic_publish(body, exchange="", routing_key=QUEUE, properties=told)
+            await channel.publish(body, exchange="", routing_key=QUEUE, properties=told)
         await wait_until(lambda: len(got) == len(bodies))
         assert [message.body for message in got] == bodies
         assert {str(message.properties.headers) for message in got} == {str(told.headers)}
@@ -83,10 +83,10 @@ async def test_properties_that_no_frame_has_room_for_cost_no_connection(broker: 
         channel = await connection.channel(publisher_confirms=True)
         await channel.queue_declare(QUEUE)
         told = Properties(headers={"some": "x" * connection.frame_max})
-        with pytest.raises(PublishFailed, match="properties"):
-            await channel.basic_publish(b"", exchange="", routing_key=QUEUE, properties=told)
+        with pytest.raises(PublishImpossible, match="properties"):
+            await channel.publish(b"", exchange="", routing_key=QUEUE, properties=told)
         most = Properties(headers={"some": "x" * (connection.frame_max - 36)})
-        await channel.basic_publish(b"", exchange="", routing_key=QUEUE, properties=most)
+        await channel.publish(b"", exchange="", routing_key=QUEUE, properties=most)
         found = await channel.basic_get(QUEUE)
         assert found is not None
         assert found.properties == most
@@ -157,7 +157,7 @@ async def test_a_certificate_logs_in_and_large_bodies_pass(
         await channel.queue_declare(QUEUE)
         for body in (b"", bytes(131_064), bytes(131_065), bytes(5_000_000)):
             told = Properties(user_id=USER)  # the broker compares that with who logged in
-            await channel.basic_publish(body, exchange="", routing_key=QUEUE, properties=told)
+            await channel.publish(body, exchange="", routing_key=QUEUE, properties=told)
             found = await channel.basic_get(QUEUE)
             assert found is not None
             assert found.body == body

@@ -80,7 +80,8 @@ class Courier:
                 arrived.clear()
                 sent = time.time()
                 async with asyncio.timeout(GIVEN_UP):
-                    await channel.basic_publish(
+                    await channel.wait_writable()
+                    await channel.publish(
                         str(sent).encode(), exchange="", routing_key=QUEUE, properties=Properties()
                     )
                     await arrived.wait()

@@ -110,7 +110,7 @@ class DelayPublisher:
     def _put(self, task: _Task, key: Key) -> None:
         bundler = self._bundlers.get((key, task.insist))
         if bundler is None:  # one that is empty is false
-            send = partial(self._send, key, insist=task.insist)
+            send = partial(self._start, key, insist=task.insist)
             bundler = self._bundlers[key, task.insist] = Bundler(send)
         ticket = self._in_flight.begin(key, task, self._monotonic())
         size = len(task.waiting.envelope.payload) + BESIDES_PAYLOAD
@@ -165,6 +165,9 @@ class DelayPublisher:
                 await bundler.drain()
             if self._pausing:
                 await asyncio.sleep(ROUND)
+
+    def _start(self, key: Key, waiters: list[_Waiter], *, insist: bool) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self._send(key, waiters, insist=insist))
 
     async def _send(self, key: Key, waiters: list[_Waiter], *, insist: bool) -> None:
         error: ManipleError | None = None

@@ -51,6 +51,7 @@ class ReplyAddressCheck:
             message_id=new_id(),
             type=RESULT_TYPE,
             persistent=False,
+            mandatory=False,
         )
         try:
             await self._replier.publish(message)

@@ -6,6 +6,7 @@ Every `add_item` takes a `done` callback; see `maniple_runtime.publish.confirm`.
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from prometheus_client import Counter, Histogram
@@ -14,7 +15,7 @@ from maniple.amqp import Outgoing, Publisher
 from maniple.amqp.batching import Bundler
 from maniple.clock import SYSTEM_CLOCK
 from maniple.codec import encode, join
-from maniple.errors import ManipleError, PublishRefused
+from maniple.errors import PublishRefused
 from maniple.identifiers import new_id
 from maniple.messages import PROGRESS_TYPE, RESULT_TYPE, RESULTS_TYPE, Progress, Result
 from maniple.timings import Queues
@@ -28,6 +29,7 @@ from maniple.topology import (
     Exchange,
     progress_key,
 )
+from maniple_runtime.direct_replies import is_direct
 from maniple_runtime.metric_names import (
     BUNDLE_TASKS,
     BUNDLES_SENT,
@@ -136,31 +138,42 @@ class BatchPublisher:
             self._bundlers = {k: b for k, b in self._bundlers.items() if not b.idle}
             self._forget_at = max(MAX_KEYS, 2 * len(self._bundlers))
 
-        async def send(items: list[tuple[bytes, ConfirmCallback]]) -> None:
-            await self._send(key, items)
-
         bundler = self._bundlers[key] = Bundler(
-            send,
+            partial(self._send, key),
             max_items=self._options.size_of(key),
             window=self._options.window,
             patience=self._options.patience,
         )
         return bundler
 
-    async def _send(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> None:
-        error: ManipleError | None = None
-        message, since = self._message(key, items), self._monotonic()
-        try:
-            await self._publish(message)
-        except Exception as failure:  # noqa: BLE001 - whatever it was, each item must hear of it
-            error = as_ours(failure)
+    def _send(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> asyncio.Future[None]:
+        message, options = self._message(key, items), self._options
+        if options.insist or options.timeout is not None:
+            sending: asyncio.Future[None] = asyncio.ensure_future(self._insist(message))
         else:
-            self._count(len(items), len(message.body))
+            sending = self._publisher.start(message)
+        size, since = len(message.body), self._monotonic()
+        sending.add_done_callback(partial(self._ended, items, size, since))
+        return sending
+
+    def _ended(
+        self,
+        items: list[tuple[bytes, ConfirmCallback]],
+        size: int,
+        since: float,
+        sending: asyncio.Future[None],
+    ) -> None:
+        self.kept -= sum([len(encoded) for encoded, _ in items])
+        if sending.cancelled():
+            return
+        failure = sending.exception()
+        if failure is None:
+            self._count(len(items), size)
             if self._answered is not None:
                 self._answered(since)
-        finally:  # also when it is cancelled
-            self.kept -= sum([len(encoded) for encoded, _ in items])
-        tell((done for _, done in items), error)
+        elif isinstance(failure, PublishRefused) and not self._options.insist:
+            self._count_refusal(failure)
+        tell((done for _, done in items), None if failure is None else as_ours(failure))
 
     def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
         options = self._options
@@ -188,14 +201,14 @@ class BatchPublisher:
             name = PUBLISHES_RETURNED if error.unroutable else PUBLISHES_REFUSED
             self._options.metrics.counter(name, self._exchange).inc()
 
-    async def _publish(self, message: Outgoing) -> None:
+    async def _insist(self, message: Outgoing) -> None:
         while True:
             try:
                 await self._publisher.publish(message, timeout=self._options.timeout)
             except PublishRefused as error:
-                self._count_refusal(error)
                 if not self._options.insist:
                     raise
+                self._count_refusal(error)
                 await asyncio.sleep(REFUSED_PAUSE)
             else:
                 return
@@ -218,6 +231,7 @@ class _ReplyPublisher(BatchPublisher):
             message_id=new_id(),  # the task's id may be longer than AMQP takes here
             type=reply.type,
             correlation_id=reply.correlation_id,
+            mandatory=not is_direct(key),
         )
 
 

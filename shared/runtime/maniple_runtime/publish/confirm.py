@@ -28,7 +28,7 @@ DELIVERED_AGAIN = "what it came in is delivered again"
 _log = logging.getLogger(__name__)
 
 
-def as_ours(error: Exception) -> ManipleError:
+def as_ours(error: BaseException) -> ManipleError:
     """Return an error that `done` callbacks take; what is none of ours is logged."""
     if isinstance(error, ManipleError):
         return error

@@ -7,7 +7,7 @@ waits. The more sends are in flight, the longer the next one waits for company (
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -20,14 +20,14 @@ LINGER = 0.001  # seconds, for each send that is in flight
 class Bundler(Generic[T]):
     """Collect items and hand them in lists to `send`, at most `window` sends at a time.
 
-    `send` owns what happens to its items, failures included: it must not raise. `max_items` may be
-    changed at any time. Belongs to one event loop; `add` never blocks, so whoever calls it bounds
-    what it adds (by a prefetch or a semaphore).
+    `send` owns what happens to its items, failures included: it must not raise, and returns a
+    future, or task, of its end. `max_items` may be changed at any time. Belongs to one event loop;
+    `add` never blocks, so whoever calls it bounds what it adds (by a prefetch or a semaphore).
     """
 
     def __init__(
         self,
-        send: Callable[[list[T]], Awaitable[None]],
+        send: Callable[[list[T]], asyncio.Future[None]],
         *,
         max_items: int = MAX_ITEMS,
         max_bytes: int = MAX_BYTES,
@@ -45,7 +45,7 @@ class Bundler(Generic[T]):
         self._max_bytes = max_bytes
         self._window = window
         self._items: deque[tuple[T, int]] = deque()
-        self._sends: dict[asyncio.Task[None], list[T]] = {}
+        self._sends: dict[asyncio.Future[None], list[T]] = {}
         self._timer: asyncio.Handle | None = None
 
     def __len__(self) -> int:
@@ -75,9 +75,9 @@ class Bundler(Generic[T]):
 
     def cancel(self, given_up: Callable[[T], bool]) -> None:
         """Cancel the sends all of whose items are given up."""
-        for task, bundle in self._sends.items():
+        for sending, bundle in self._sends.items():
             if all(given_up(item) for item in bundle):
-                task.cancel()
+                sending.cancel()
 
     async def drain(self) -> None:
         """Send what waits and return when every send has ended."""
@@ -113,15 +113,12 @@ class Bundler(Generic[T]):
             self._items.popleft()
             bundle.append(item)
             size += item_size
-        task = asyncio.get_running_loop().create_task(self._run(bundle))
-        self._sends[task] = bundle
-        task.add_done_callback(self._ended)
+        sending = self._send(bundle)
+        self._sends[sending] = bundle
+        sending.add_done_callback(self._ended)
 
-    async def _run(self, bundle: list[T]) -> None:
-        await self._send(bundle)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._sends[task]
+    def _ended(self, sending: asyncio.Future[None]) -> None:
+        del self._sends[sending]
         if self._timer is not None and not self._sends and not self._patience:
             self._timer.cancel()
             self._timer = None
@@ -130,5 +127,3 @@ class Bundler(Generic[T]):
                 self._schedule()
             else:
                 self._flush()
-        if not task.cancelled() and (error := task.exception()):
-            raise error

@@ -28,7 +28,6 @@ from maniple.amqp.connection_errors import LOST
 from maniple.amqp.wire.amqp_errors import (
     ChannelLost,
     PublishFailed,
-    PublishImpossible,
     PublishReturned,
 )
 from maniple.amqp.wire.broker_connection import Connection
@@ -44,7 +43,7 @@ Place = tuple[str, str]
 """Name of an exchange, and a routing key on it."""
 
 Publish = Callable[[Channel], Awaitable[object]]
-"""Publishes one message on a channel; raises as `Channel.basic_publish`."""
+"""Publishes one message on a channel; raises as `send_outgoing`."""
 
 
 class _Scout:
@@ -68,8 +67,9 @@ class _Scout:
 class FirstPublishes:
     """Which places the channel may publish to, and the scouts to all other places."""
 
-    def __init__(self) -> None:
-        """Start without a connection."""
+    def __init__(self, queueless: Callable[[str], bool] = lambda _: False) -> None:
+        """Start without a connection; keys that are `queueless` need no scout."""
+        self._queueless = queueless
         self._known: set[Place] = set()
         self._found: set[Place] = set()  # just now
         self._ticks = 0
@@ -116,7 +116,7 @@ class FirstPublishes:
 
     def knows(self, place: Place) -> bool:
         """Tell whether the channel may publish there."""
-        return place in self._known or place in self._found
+        return place in self._known or place in self._found or self._queueless(place[1])
 
     def learn(self, place: Place) -> None:
         """Record that what was published there on the channel itself was answered."""
@@ -167,8 +167,8 @@ class FirstPublishes:
             scout.since = self._ticks
             await publish(channel)
             self._take_answer(scout)
-        except (PublishImpossible, PublishReturned):
-            raise  # nothing was sent, or nothing is there, but something may come to be
+        except PublishReturned:
+            raise  # nothing is there, but something may come to be
         except PublishFailed:
             # One that comes late may be for want of a leader; that channel does not try again.
             sound = self._ticks - scout.since <= SOON

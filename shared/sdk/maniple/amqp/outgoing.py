@@ -1,10 +1,12 @@
 """A message that is to be published."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from maniple.amqp.first_publish import Place
+from maniple.amqp.wire.amqp_errors import PublishReturned
 from maniple.amqp.wire.channel import Channel
 from maniple.amqp.wire.properties import Properties
 from maniple.errors import PublishRefused
@@ -59,8 +61,20 @@ def _now(value: str | Callable[[], str | None] | None) -> str | None:
 
 
 async def send_outgoing(channel: Channel, message: Outgoing, properties: Properties) -> None:
-    """Publish a message on a channel, once; raises as `Channel.basic_publish`."""
-    await channel.basic_publish(
+    """Publish a message on a channel, once, and wait for its confirm; see `Channel.publish`.
+
+    While the peer reads nothing, or an alarm holds back what is published, this waits before it
+    sends.
+    """
+    await channel.wait_writable()
+    await post_outgoing(channel, message, properties)
+
+
+def post_outgoing(
+    channel: Channel, message: Outgoing, properties: Properties
+) -> asyncio.Future[None]:
+    """Publish a message on a channel at once, and return a future of its confirm."""
+    return channel.publish(
         message.body,
         exchange=message.exchange,
         routing_key=message.routing_key,
@@ -69,6 +83,9 @@ async def send_outgoing(channel: Channel, message: Outgoing, properties: Propert
     )
 
 
-def refused(message: Outgoing, *, unroutable: bool) -> PublishRefused:
-    """Return the error of a publish that the broker refused."""
-    return PublishRefused(message.exchange, message.routing_key, unroutable=unroutable)
+def refused(message: Outgoing, error: Exception | None = None) -> PublishRefused:
+    """Return the error of a publish that the broker refused, with what it said."""
+    unroutable = isinstance(error, PublishReturned)
+    found = PublishRefused(message.exchange, message.routing_key, unroutable=unroutable)
+    found.__cause__ = error
+    return found

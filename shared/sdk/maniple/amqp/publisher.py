@@ -2,11 +2,12 @@
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 
 from maniple.amqp.connection import AmqpConnection
-from maniple.amqp.connection_errors import is_loss
+from maniple.amqp.connection_errors import LOST, is_loss
 from maniple.amqp.first_publish import FirstPublishes, Place
-from maniple.amqp.outgoing import Outgoing, refused, send_outgoing
+from maniple.amqp.outgoing import Outgoing, post_outgoing, refused, send_outgoing
 from maniple.amqp.refusal import check_published, end_of
 from maniple.amqp.supervision import FIRST_BACKOFF
 from maniple.amqp.suspect_addresses import LOSS_SECONDS, SHUNNED_SECONDS, SuspectAddresses
@@ -165,9 +166,69 @@ class Publisher:
             return "it holds back publishers (memory or disk alarm)"
         return self._link.last_error or "no answer"
 
-    async def _publish(self, message: Outgoing) -> None:
-        begun, lost_on = self._channel, None
-        losses = 0
+    def start(self, message: Outgoing) -> asyncio.Future[None]:
+        """Publish, and return a future that ends as `publish` without a `timeout` would.
+
+        What nothing stands in the way of goes out in this turn, and no task is made for it. One
+        that is cancelled is not sent again; it may arrive nevertheless.
+        """
+        loop, channel, place = asyncio.get_running_loop(), self._channel, message.place
+        if channel is None or not self._may_follow(channel, place):
+            return loop.create_task(self._publish(message))
+        try:
+            confirm = post_outgoing(channel, message, message.properties())
+        except (PublishImpossible, *LOST):
+            return loop.create_task(self._publish(message))  # which finds out what that means
+        self._sent = number = self._sent + 1
+        self._unconfirmed[number] = self._ticks, place
+        started: asyncio.Future[None] = loop.create_future()
+        confirm.add_done_callback(partial(self._confirmed, started, message, channel, number))
+        return started
+
+    def _may_follow(self, channel: Channel, place: Place) -> bool:
+        """Tell whether a message to a place may go out at once, beside all others."""
+        return (
+            channel.writable
+            and self._link.is_up
+            and (self._scouts is None or self._scouts.knows(place))
+            and self.trusts(place[1])
+            and not self.shuns(place[1])
+        )
+
+    def _confirmed(
+        self,
+        started: asyncio.Future[None],
+        message: Outgoing,
+        channel: Channel,
+        number: int,
+        confirm: asyncio.Future[None],
+    ) -> None:
+        """Take the answer to what was started, or go on after a loss as `_publish` does."""
+        sent_at, _ = self._unconfirmed.pop(number)
+        error = confirm.exception()
+        if error is None or isinstance(error, PublishFailed):
+            self._hear(message, channel, sent_at, error)
+        if started.done():
+            return
+        if error is None:
+            started.set_result(None)
+        elif isinstance(error, PublishFailed):
+            started.set_exception(refused(message, error))
+        else:
+            again = self._publish_again(message, channel, error)
+            _follow(started, asyncio.get_running_loop().create_task(again))
+
+    async def _publish_again(
+        self, message: Outgoing, channel: Channel, error: BaseException
+    ) -> None:
+        await self._after_loss(message, channel, error)
+        if message.once:
+            raise _never_confirmed()
+        await self._publish(message, lost_on=channel)
+
+    async def _publish(self, message: Outgoing, lost_on: Channel | None = None) -> None:
+        begun = lost_on or self._channel
+        losses = int(lost_on is not None and self._blamed is not lost_on)
         while losses != self._max_losses and not self.shuns(message.routing_key):
             suspected = not self.trusts(message.routing_key)
             async with self._turn(message, losses, suspected=suspected):
@@ -185,11 +246,11 @@ class Publisher:
                 if suspected:
                     self._blame(message, channel)
             if message.once:
-                raise BrokerUnavailable("the connection was lost before RabbitMQ confirmed")
+                raise _never_confirmed()
             if channel is not lost_on:
                 lost_on = channel
                 losses += suspected or self._blamed is not channel
-        raise refused(message, unroutable=False)
+        raise refused(message)
 
     def shuns(self, key: str) -> bool:
         """Tell whether publishes there fail for now, because they would cost the connection."""
@@ -217,18 +278,6 @@ class Publisher:
                 sure=self._broken is channel,
             )
 
-    def _clear(self, message: Outgoing, channel: Channel) -> None:
-        """Record that the broker has answered a message, if only by refusing it."""
-        if (
-            self._suspects is None
-            or self._channel is not channel
-            or self.trusts(message.routing_key)
-        ):
-            return
-        self._suspects.record_answer(message.routing_key)
-        if self._blamed is channel:
-            self._blamed = None
-
     async def _open_channel(self, place: Place) -> Channel:
         """Return the channel, once it is open and no scout to `place` is under way."""
         while True:
@@ -246,51 +295,83 @@ class Publisher:
         """Publish once; False if the connection was lost before the confirm."""
         try:
             await self._publish_once(channel, message, repeated=repeated)
-        except PublishFailed as error:
-            if not isinstance(error, PublishImpossible):
-                self._clear(message, channel)
-            unroutable = isinstance(error, PublishReturned)
-            raise refused(message, unroutable=unroutable) from error
+        except (PublishFailed, PublishImpossible) as error:
+            raise refused(message, error) from error
         except (Exception, asyncio.CancelledError) as error:
-            # Only a new connection tells what became of it.
             if not is_loss(error):
                 raise
-            if isinstance(error, ConnectionRefused) and error.code == INTERNAL_ERROR:
-                self._broken = channel
-            await self._after_loss(channel)
-            if self._tells_refusals:
-                check_published(end_of(channel), *message.place, len(message.body))
+            await self._after_loss(message, channel, error)
             return False
-        self._clear(message, channel)
         return True
 
-    async def _after_loss(self, channel: Channel) -> None:
+    async def _after_loss(self, message: Outgoing, channel: Channel, error: BaseException) -> None:
+        """Have another connection built: only that tells what became of a message."""
+        if isinstance(error, ConnectionRefused) and error.code == INTERNAL_ERROR:
+            self._broken = channel
         if self._channel is channel:
             self._link.suspect()
             await asyncio.sleep(FIRST_BACKOFF)
+        if self._tells_refusals:
+            check_published(end_of(channel), *message.place, len(message.body))
 
     async def _publish_once(self, channel: Channel, message: Outgoing, *, repeated: bool) -> None:
         sent_at, place, scouts = self._ticks, message.place, self._scouts
         self._sent = number = self._sent + 1
         self._unconfirmed[number] = sent_at, place
         properties = message.properties(repeated=repeated)
+        known = scouts is None or scouts.knows(place)
         try:
-            if scouts is not None and not scouts.knows(place):
+            if scouts is None or known:
+                await send_outgoing(channel, message, properties)
+            else:
                 await scouts.publish_first(
                     place, lambda scout: send_outgoing(scout, message, properties)
                 )
-                return
-            try:
-                await send_outgoing(channel, message, properties)
-            except PublishImpossible:
-                raise
-            except PublishFailed as error:  # refused, or bound to nothing
-                self._answered = max(self._answered, sent_at)
-                if scouts is not None and isinstance(error, PublishReturned):
-                    scouts.forget_address(place)
-                raise
-            self._answered = max(self._answered, sent_at)
-            if scouts is not None:
-                scouts.learn(place)
+        except PublishFailed as error:
+            self._hear(message, channel, sent_at if known else None, error)
+            raise
         finally:
             del self._unconfirmed[number]
+        self._hear(message, channel, sent_at if known else None)
+
+    def _hear(
+        self,
+        message: Outgoing,
+        channel: Channel,
+        sent_at: int | None,
+        error: PublishFailed | None = None,
+    ) -> None:
+        """Record what the broker answers, if only a refusal; with `sent_at` it did on `channel`."""
+        if sent_at is not None:
+            self._answered = max(self._answered, sent_at)
+            if self._scouts is not None:
+                if error is None:
+                    self._scouts.learn(message.place)
+                elif isinstance(error, PublishReturned):
+                    self._scouts.forget_address(message.place)
+        suspects, key = self._suspects, message.routing_key
+        if suspects is not None and self._channel is channel and suspects.suspects(key):
+            suspects.record_answer(key)
+            if self._blamed is channel:
+                self._blamed = None
+
+
+def _never_confirmed() -> BrokerUnavailable:
+    return BrokerUnavailable("the connection was lost before RabbitMQ confirmed")
+
+
+def _follow(started: asyncio.Future[None], task: asyncio.Task[None]) -> None:
+    """Have a future end as a task does, and the task be cancelled with it."""
+
+    def end(task: asyncio.Task[None]) -> None:
+        if started.done():
+            return
+        if task.cancelled():
+            started.cancel()
+        elif (error := task.exception()) is not None:
+            started.set_exception(error)
+        else:
+            started.set_result(None)
+
+    task.add_done_callback(end)
+    started.add_done_callback(lambda ended: ended.cancelled() and task.cancel())

@@ -104,9 +104,9 @@ class AmqpCarrier:
         )
         self._link.add_endpoint(self._replies)
         self._publisher = Publisher(self._link, tells_refusals=True)
-        self._bundler = Bundler(self._send, max_items=BUNDLE_TASKS)
+        self._bundler = Bundler(self._start, max_items=BUNDLE_TASKS)
         # In messages of their own: what is said of a message is said of all that is in it.
-        self._repeats = Bundler(self._send, max_items=BUNDLE_TASKS)
+        self._repeats = Bundler(self._start, max_items=BUNDLE_TASKS)
         self._closed = False
         self._warned = False
 
@@ -134,6 +134,9 @@ class AmqpCarrier:
             _log.warning("closing a client whose submissions RabbitMQ has not confirmed")
         finally:
             await self._link.close()
+
+    def _start(self, bundle: list[Ticket]) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self._send(bundle))
 
     async def _send(self, bundle: list[Ticket]) -> None:
         error: ManipleError | None = None

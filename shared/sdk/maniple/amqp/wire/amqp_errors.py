@@ -55,15 +55,15 @@ class PreconditionFailed(ChannelLost):
 
 
 class PublishFailed(AmqpError):
-    """A queue refused a message (`basic.nack`), it was returned, or could not be sent."""
-
-
-class PublishImpossible(PublishFailed):
-    """AMQP has no room for a property of a message: it was not sent."""
+    """A queue refused a message (`basic.nack`), or it was returned: the broker's answer."""
 
 
 class PublishReturned(PublishFailed):
     """A mandatory message was bound to no queue (`basic.return`)."""
+
+
+class PublishImpossible(Exception):
+    """AMQP has no room for a property of a message: it was not sent, and nothing has ended."""
 
 
 _BY_CODE: dict[int, type[ChannelLost]] = {

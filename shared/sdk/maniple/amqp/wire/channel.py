@@ -25,8 +25,6 @@ from maniple.amqp.wire.requests import Message, Requests
 if TYPE_CHECKING:
     from maniple.amqp.wire.broker_connection import Connection
 
-REMEMBERED = 1024  # exchanges and routing keys whose publish is kept as it goes out
-
 _Sent = tuple[str | None, str, str]
 """Id, exchange and routing key of a message."""
 
@@ -53,34 +51,17 @@ class Channel(Requests):
         self._published = 0
         # In order of sending: the future of each confirm, and what a return of it would say.
         self._confirms: dict[int, tuple[asyncio.Future[None], _Sent]] = {}
-        self._heads: dict[tuple[str, str, bool], bytes] = {}
 
-    async def basic_publish(
-        self,
-        body: bytes,
-        *,
-        exchange: str,
-        routing_key: str,
-        properties: Properties,
-        mandatory: bool = False,
-    ) -> None:
-        """Publish with confirm: return when the broker has taken the message over.
+    @property
+    def writable(self) -> bool:
+        """Whether messages may be published now: the peer reads, and no alarm holds them back."""
+        return self._flows and self._connection.writable
 
-        Raises `PublishReturned` if it is `mandatory` and nothing is bound, `PublishFailed` when a
-        queue refuses it, `PublishImpossible`. The channel must have been opened with confirms.
-        While the peer reads nothing, or an alarm holds back what is published, this waits before it
-        sends.
-        """
-        while not (self._flows and self._connection.writable):
+    async def wait_writable(self) -> None:
+        """Return when messages may be published; raises as `publish` once the channel is gone."""
+        while not self.writable:
             self._must_be_open()
             await self._connection.wait_writable(self.closing)
-        await self.publish(
-            body,
-            exchange=exchange,
-            routing_key=routing_key,
-            properties=properties,
-            mandatory=mandatory,
-        )
 
     def publish(
         self,
@@ -91,32 +72,27 @@ class Channel(Requests):
         properties: Properties,
         mandatory: bool = False,
     ) -> asyncio.Future[None]:
-        """Publish at once, and return a future of the confirm; see `basic_publish`."""
+        """Publish now, and return a future that is done when the broker has taken the message over.
+
+        It has `PublishReturned` if the message is `mandatory` and nothing is bound, `PublishFailed`
+        when a queue refuses it, `ChannelLost` or `ConnectionLost` once the channel is gone: which
+        this itself raises if it is gone already, and `PublishImpossible`. The channel must have
+        been opened with confirms.
+        """
         self._must_be_open()
         connection = self._connection
         try:
-            content = framing.content_frames(
-                self.number, properties.to_bytes(), body, connection.frame_max
+            method = framing.publish_method(exchange, routing_key, mandatory=mandatory)
+            frames = framing.message_frames(
+                self.number, method, properties.to_bytes(), body, connection.frame_max
             )
-            head = self._head(exchange, routing_key, mandatory=mandatory)
         except (TypeError, ValueError) as error:
             raise PublishImpossible(f"AMQP cannot carry the message: {error}") from error
-        connection.send(head)
-        connection.send(content)
+        connection.send(frames)
         self._published = number = self._published + 1
         confirm: asyncio.Future[None] = connection.loop.create_future()
         self._confirms[number] = confirm, (properties.message_id, exchange, routing_key)
         return confirm
-
-    def _head(self, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
-        place = exchange, routing_key, mandatory
-        head = self._heads.get(place)
-        if head is None:
-            head = framing.publish_frame(self.number, exchange, routing_key, mandatory=mandatory)
-            if len(self._heads) >= REMEMBERED:
-                self._heads.clear()
-            self._heads[place] = head
-        return head
 
     def basic_ack(self, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge a delivery, or all up to it; sent at the end of the loop's turn."""

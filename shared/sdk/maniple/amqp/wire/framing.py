@@ -4,6 +4,7 @@ A frame is its kind (1 byte), channel (2), size (4), the payload, and `END`. Onl
 each message needs are written and read here; `pamqp` has all others.
 """
 
+from functools import lru_cache
 from struct import Struct, error
 
 from pamqp import frame as pamqp_frame
@@ -141,33 +142,30 @@ def method_number(payload: bytes) -> int:
     return number
 
 
-def publish_frame(channel: int, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
-    """Return the method's frame of a publish. Raises `ValueError` for names over 255 bytes."""
-    return frame_of(
-        METHOD,
-        channel,
-        b"".join(
-            (
-                _METHOD.pack(PUBLISH),
-                b"\x00\x00",
-                short_string(exchange),
-                short_string(routing_key),
-                b"\x01" if mandatory else b"\x00",
-            )
-        ),
+@lru_cache(maxsize=1024)
+def publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
+    """Return the method of a publish. Raises `ValueError` for names over 255 bytes."""
+    return b"".join(
+        (
+            _METHOD.pack(PUBLISH),
+            b"\x00\x00",
+            short_string(exchange),
+            short_string(routing_key),
+            b"\x01" if mandatory else b"\x00",
+        )
     )
 
 
-def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int) -> bytes:
-    """Return the frames of a message behind its method; `ValueError` for too large a header."""
+def message_frames(
+    channel: int, method: bytes, properties: bytes, body: bytes, frame_max: int
+) -> bytes:
+    """Return all frames of a message; `ValueError` for too large a header."""
     header = _CONTENT.pack(BASIC, 0, len(body)) + properties
-    head = _HEAD.pack(HEADER, channel, len(header))
     most = frame_max - OVERHEAD
     if len(header) > most:
         raise ValueError(f"the properties of a message have {len(header)} bytes, more than {most}")
-    if 0 < len(body) <= most:
-        return b"".join((head, header, _END, _HEAD.pack(BODY, channel, len(body)), body, _END))
-    parts = [head, header, _END]
+    parts = [_HEAD.pack(METHOD, channel, len(method)), method, _END]
+    parts += (_HEAD.pack(HEADER, channel, len(header)), header, _END)
     for at in range(0, len(body), most):
         part = body[at : at + most]
         parts += (_HEAD.pack(BODY, channel, len(part)), part, _END)
