@@ -49,6 +49,15 @@ def test_direct_reply_to_brings_results(cluster: Cluster) -> None:
         assert outsider.ask("maniple.echo", b"hello")["error"]["code"] == "undecodable"
 
 
+def test_a_direct_reply_that_has_come_does_not_count_as_dropped(cluster: Cluster) -> None:
+    agents, dropped = cluster.of_service("agent"), sample_name(metric_names.REPLIES_DROPPED)
+    before = scrape(agents)[dropped]
+    with Outsider(cluster.ready_info()["broker_url"], direct=True) as outsider:
+        for number in range(20):
+            assert outsider.ask("maniple.echo", {"payload": number})["output"] == number
+    assert scrape(agents)[dropped] == before
+
+
 async def test_an_address_that_no_broker_makes_is_refused_before_anything_is_sent(
     cluster: Cluster, outsider: Outsider
 ) -> None:
