@@ -1,19 +1,18 @@
 """An AMQP connection of aiormq whose liveness we judge ourselves."""
 
 import asyncio
-import ssl
 from collections.abc import Iterable
 from typing import Any, SupportsIndex, cast
 
 import aiormq
-from aiormq.connection import FrameReceiver, SSLContextProvider, TransportFactory
+from aiormq.connection import FrameReceiver, TransportFactory
 from aiormq.exceptions import AMQPConnectionError, ConnectionClosed, InvalidFrameError
 from pamqp import commands, frame
 from pamqp.base import Frame
 from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
-from maniple.errors import ConfigurationError
+from maniple.amqp.wire.handshake import address_of, tls_context
 from maniple.forks import keep_from_children
 
 MOST_CHANNELS = 65535  # of the protocol
@@ -115,8 +114,8 @@ class _Socket(TransportFactory):
     async def create(
         self, url: URL, **options: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        provider = options.pop("ssl_context_provider")
-        secure = await _context(provider) if url.scheme == "amqps" else None
+        del options["ssl_context_provider"]
+        secure = await tls_context(address_of(str(url)))
         loop = asyncio.get_running_loop()
         reader = _Reader(self)
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -128,17 +127,6 @@ class _Socket(TransportFactory):
             raise AMQPConnectionError(*error.args) from error
         keep_from_children(self.transport.get_extra_info("socket").fileno())
         return reader, asyncio.StreamWriter(self.transport, protocol, reader, loop)
-
-
-async def _context(provider: SSLContextProvider) -> ssl.SSLContext:
-    try:
-        return await provider.get_context()
-    except (OSError, ValueError) as error:
-        said = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(
-            "a file of TLS that the broker's URL names (cafile, capath, cadata, certfile, keyfile) "
-            f"cannot be used: {said.replace('_', ' ').lower()}"
-        ) from error
 
 
 class _Reader(asyncio.StreamReader):
