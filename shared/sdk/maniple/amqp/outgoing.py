@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from maniple.amqp.first_publish import Place
 from maniple.amqp.wire.amqp_errors import PublishReturned
@@ -12,8 +13,7 @@ from maniple.amqp.wire.properties import Properties
 from maniple.errors import PublishRefused
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """One message to publish. `exchange` may be "" for the default exchange.
 
     A `reply_to` or `correlation_id` that changes with the connection is a function, called at each

@@ -29,6 +29,7 @@ NACK = BASIC << 16 | 120
 _CLOSES = (10 << 16 | 50, 20 << 16 | 40)  # of a connection, of a channel
 
 _END = bytes((END,))
+_LENGTHS = tuple(bytes((length,)) for length in range(256))
 _HEAD = Struct(">BHI")
 _METHOD = Struct(">I")
 SETTLING = Struct(">BHIIQBB")
@@ -221,6 +222,7 @@ def read_header(payload: bytes) -> tuple[int, bytes]:
 def short_string(text: str) -> bytes:
     """Return a name as AMQP has it. Raises `ValueError` for one of more than 255 bytes."""
     data = text.encode()
-    if len(data) > 255:  # noqa: PLR2004 - one byte tells the length
-        raise ValueError("a name in AMQP has at most 255 bytes")
-    return bytes((len(data),)) + data
+    try:
+        return _LENGTHS[len(data)] + data
+    except IndexError:
+        raise ValueError("a name in AMQP has at most 255 bytes") from None

@@ -7,6 +7,7 @@ and costs nobody a connection. Whoever reads the message refuses it.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final
 
 from pamqp import decode, encode
@@ -43,8 +44,7 @@ class Properties:
         AMQP does not have.
         """
         flags, parts = 0, [b""]
-        for flag, name, _, written in _FIELDS:
-            value = getattr(self, name)
+        for value, (flag, _, _, written) in zip(_values(self), _FIELDS, strict=True):
             if value is not None and value != {}:
                 flags |= flag
                 parts.append(written(value))
@@ -152,3 +152,4 @@ _FIELDS: tuple[tuple[int, str, _Read, Callable[[Any], bytes]], ...] = (
     (1 << 3, "app_id", _short_string, short_string),
 )
 """In the order in which they follow each other: flag, name, and how each is read and written."""
+_values = attrgetter(*(name for _, name, _, _ in _FIELDS))
