@@ -13,6 +13,10 @@ REFUSED_PAUSE = 1.0  # seconds until what was refused is published again
 _NO_HEADERS: dict[str, dict[str, Any]] = {}
 
 
+def _never(_key: str) -> bool:
+    return False
+
+
 def _as_many_as_fit(_key: str) -> int:
     return MAX_ITEMS
 
@@ -35,6 +39,8 @@ class BatchOptions:
     """Send no bundle again over a new connection."""
     headers_of: Callable[[str], dict[str, Any] | None] = _NO_HEADERS.get
     """The headers of bundles of a key."""
+    compresses: Callable[[str], bool] = _never
+    """Whether all who read bundles of a key read them compressed."""
     window: int = WINDOW
     """How many bundles of a key are in flight."""
     metrics: Metrics | None = None

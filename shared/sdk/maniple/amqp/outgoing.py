@@ -17,7 +17,7 @@ class Outgoing:
     A `reply_to` or `correlation_id` that changes with the connection is a function, called at each
     send. `again` are additional headers for a message that is sent once more after a lost
     connection. With `once` it is not sent again: it fails with `BrokerUnavailable`, so that its
-    sender can decide anew.
+    sender can decide anew. `encoding` says how its `body` is compressed.
     """
 
     exchange: str
@@ -32,6 +32,7 @@ class Outgoing:
     mandatory: bool = True
     again: dict[str, Any] | None = None
     once: bool = False
+    encoding: str | None = None
 
     @property
     def place(self) -> Place:
@@ -45,6 +46,7 @@ class Outgoing:
             headers = {**(headers or {}), **self.again}
         return Properties(
             content_type="application/json",
+            content_encoding=self.encoding,
             delivery_mode=2 if self.persistent else 1,
             message_id=self.message_id,
             message_type=self.type,
