@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from maniple.traceparent import (
     begun_trace,
     is_begun_here,
+    is_of_id,
     is_sampled,
     of_copy,
     parse_traceparent,
@@ -66,6 +67,9 @@ def test_the_new_trace_of_a_task_has_its_id(task: UUID, sampled: bool) -> None:
         assert parsed is not None
         assert (UUID(parsed.trace_id), parsed.sampled) == (task, sampled)
         assert is_begun_here(text)
+        assert is_of_id(text, str(task)) is not sampled
+        assert not is_of_id(text, task.hex)
+        assert not is_of_id(text, str(task).replace("-", "", 1) + "-")
     else:
         assert text is None
 

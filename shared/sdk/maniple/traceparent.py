@@ -13,6 +13,7 @@ _HALF = 64  # bits
 _LENGTH = 16  # of a trace id in bytes, and of a span id in digits
 _NOT_ZERO = 1 | 1 << _HALF  # in either half
 _NO_SPAN = "0" * _LENGTH
+_UUID_LENGTH = 36
 
 
 class TraceContext(NamedTuple):
@@ -94,6 +95,16 @@ def trace_of_id(task_id: str, *, sampled: bool) -> str | None:
     if span_id == _NO_SPAN:
         return None
     return f"00-{trace_id}-{span_id}-{'01' if sampled else '00'}"
+
+
+def is_of_id(traceparent: str, task_id: str) -> bool:
+    """Tell whether this is what `trace_of_id` returns, not sampled."""
+    trace_id = task_id.replace("-", "")
+    return (
+        traceparent == f"00-{trace_id}-{trace_id[:_LENGTH]}-00"
+        and task_id[8:24:5] == "----"
+        and len(task_id) == _UUID_LENGTH
+    )
 
 
 def is_begun_here(traceparent: str) -> bool:

@@ -1,6 +1,7 @@
 """The bundles in which tasks go to lanes and to agents' own queues, and how much each may carry."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from maniple.amqp import Publisher
@@ -12,6 +13,14 @@ from maniple_runtime.publish.batch_options import BatchOptions
 from maniple_runtime.publish.batch_publisher import BatchPublisher
 from maniple_runtime.publish.confirm import ConfirmCallback, Key
 from maniple_runtime.telemetry import Metrics
+
+
+@dataclass(slots=True)
+class Readers:
+    """What all read who may get what a dispatcher sends, as far as it knows; see `WIRE`."""
+
+    records: bool = False
+    """Other dispatchers, of records: `TasksAccepted`."""
 
 
 def _one(_key: str) -> int:

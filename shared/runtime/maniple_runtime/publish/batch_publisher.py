@@ -13,7 +13,7 @@ from prometheus_client import Counter, Histogram
 from maniple.amqp import Outgoing, Publisher
 from maniple.amqp.batching import Bundler
 from maniple.clock import SYSTEM_CLOCK
-from maniple.codec import encode, join
+from maniple.codec import encode
 from maniple.compression import GZIP, LEAST, MOST_A_MEMBER, compressed
 from maniple.errors import ManipleError, PublishRefused
 from maniple.identifiers import new_id
@@ -166,7 +166,7 @@ class BatchPublisher:
 
     def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
         options, encoding = self._options, None
-        body = join([encoded for encoded, _ in items])
+        body = options.join([encoded for encoded, _ in items])
         if LEAST <= len(body) <= MOST_A_MEMBER * len(items) and options.compresses(key):
             body, encoding = compressed(body), GZIP
         return Outgoing(
