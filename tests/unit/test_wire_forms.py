@@ -3,16 +3,22 @@
 Accepted tasks are recorded in groups, which say of each what one record of it would.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maniple.codec import encode
+from maniple.amqp import Outgoing
+from maniple.codec import decode_envelopes, encode
+from maniple.compression import GZIP
 from maniple.errors import InvalidMessage
 from maniple.identifiers import new_id
+from maniple.loops import cancel
 from maniple.messages import (
     ACCEPTED_TYPE,
     GROUPS_TYPE,
@@ -23,14 +29,16 @@ from maniple.messages import (
 )
 from maniple.timings import Peers as Times
 from maniple.traceparent import trace_of_id
-from maniple_dispatcher.egress.lane_bundles import Readers
+from maniple_dispatcher import wiring
+from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.egress.lane_bundles import LaneBundles, Readers
 from maniple_dispatcher.egress.lane_publisher import AcceptedRecords
 from maniple_dispatcher.ingress.admission import acceptance
 from maniple_dispatcher.ingress.record_lookup import RecordSearch
 from maniple_dispatcher.limits.membership import Membership
 from maniple_runtime.records import Batch, Entry, Position, TaskKey, decode_records
 from maniple_runtime.telemetry import Metrics
-from work_with_fakes import NOW, FakePublisher
+from work_with_fakes import NOW, OK, Agent, Delivery, FakePublisher, envelope
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -133,3 +141,71 @@ def test_what_all_dispatchers_read_is_what_the_earliest_of_them_reads() -> None:
     peers.heard("another", 1.0, ready=True)
     peers.on_leave("another")
     assert peers.wire == WIRE
+
+
+def test_what_all_agents_read_is_what_the_earliest_of_them_reads() -> None:
+    agents = Assignment()
+    assert agents.wire == 1  # nobody is known
+    agents.registered("new", "1", frozenset(), wire=WIRE)
+    assert agents.wire == WIRE
+    agents.registered("earlier", "1", frozenset({"a"}))
+    agents.draining("earlier", "1")
+    assert agents.wire == 1  # it has read what it finishes, and may have to read its own queue
+    agents.gone("earlier", "1")
+    assert agents.wire == WIRE
+    agents.registered("earlier", "2", frozenset(), wire=WIRE)
+    assert agents.wire == WIRE
+    agents.registered("new", "2", frozenset())
+    assert agents.wire == 1
+
+
+async def to_lane(tasks: Sequence[Envelope], *, bundles: bool) -> Outgoing:
+    """Return the message in which a dispatcher sends these to their lane."""
+    publisher = FakePublisher()
+    readers = Readers(bundles=bundles)
+    lane = LaneBundles(publisher, Metrics(), Assignment(), lambda _: None, readers)
+    lane.learn_times("a", 10_000, 1e-5)  # so that bundles are full
+    for one in tasks:
+        lane.publishers["maniple.lanes", False].add_item("a", encode(one), lambda _: None)
+    await lane.drain_bundles()
+    (message,) = publisher.sent
+    return message
+
+
+async def test_a_lanes_bundles_are_compressed_if_all_read_that() -> None:
+    tasks = [task() for _ in range(100)]
+    message = await to_lane(tasks, bundles=True)
+    assert message.encoding == GZIP
+    assert len(message.body) < 40 * len(tasks)
+    assert decode_envelopes(message.body) == tasks
+    message = await to_lane(tasks, bundles=False)
+    assert (message.encoding, message.body) == (None, encode(tasks))
+
+
+async def test_an_agent_runs_what_came_compressed_and_hands_back_what_is_damaged() -> None:
+    agent = Agent()
+    body = (await to_lane([envelope(str(n)) for n in range(20)], bundles=True)).body
+    await agent.take(damaged := Delivery(body=body[:-9]))
+    assert (damaged.acked, damaged.rejected) == (0, 1)
+    await agent.take(delivery := Delivery(body=body))
+    for number in range(20):
+        await agent.finish(str(number), OK)
+    assert (delivery.acked, delivery.rejected) == (1, 0)
+    assert [one.id for one in agent.results()] == [str(number) for number in range(20)]
+
+
+@pytest.mark.parametrize("peers", [1, WIRE])
+@pytest.mark.parametrize("agents", [1, WIRE])
+async def test_a_dispatcher_looks_again_and_again_what_the_others_read(
+    monkeypatch: pytest.MonkeyPatch, peers: int, agents: int
+) -> None:
+    monkeypatch.setattr(wiring, "LOOK_PERIOD", 0.0)
+    readers, fake, looked = Readers(), SimpleNamespace, asyncio.Event()
+    lanes: Any = fake(redirect_overdue=lambda *, taking: looked.set() if taking else None)
+    hot: Any = fake(publishes=True)
+    coordinator: Any = fake(peers=fake(wire=peers))
+    assignment: Any = fake(wire=agents)
+    looking = asyncio.create_task(wiring._look(lanes, hot, readers, coordinator, assignment))
+    await looked.wait()
+    await cancel([looking])
+    assert readers == Readers(records=peers == WIRE, bundles=peers == agents == WIRE)

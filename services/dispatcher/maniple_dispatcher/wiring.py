@@ -56,7 +56,11 @@ EXPIRY = "expiry:"  # and the lane: what a dispatcher owns that turns it over
 
 
 async def _look(
-    lanes: LanePublisher, hot: HotPath, readers: Readers, coordinator: Coordinator
+    lanes: LanePublisher,
+    hot: HotPath,
+    readers: Readers,
+    coordinator: Coordinator,
+    assignment: Assignment,
 ) -> None:
     """Redirect tasks whose publish has not been confirmed for too long, until cancelled.
 
@@ -65,6 +69,7 @@ async def _look(
     while True:
         await asyncio.sleep(LOOK_PERIOD)
         readers.records = coordinator.peers.wire >= WIRE
+        readers.bundles = readers.records and assignment.wire >= WIRE
         lanes.redirect_overdue(taking=hot.publishes)
 
 
@@ -296,7 +301,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         await agents.start_following()
         async with hot.consuming():
             for name, work in {
-                "look": _look(lanes, hot, readers, coordinator),
+                "look": _look(lanes, hot, readers, coordinator, assignment),
                 "gossip": limits.gossip.exchange_reports(),
                 "recount bulkheads": recount.recount_bulkheads(),
                 "announce breakers": limits.gossip.announce_breakers(),

@@ -42,7 +42,8 @@ MARK_TYPE = "maniple.mark.v1"
 WIRE = 2
 """Up to which form our processes read what others of ours send, told by each to those that send.
 
-Since 2: `TasksAccepted`. What is in a newer form is sent only while all who may read it do.
+Since 2: `TasksAccepted`, and compressed bundles of tasks. What is in a newer form is sent only
+while all who may read it do.
 """
 
 REPEATED_HEADER = "maniple-repeated"

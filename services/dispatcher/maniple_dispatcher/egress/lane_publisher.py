@@ -176,13 +176,14 @@ class LanePublisher:
         self._deadlines = deadlines
         self._traces = traces
         self._assignment = assignment
-        self._bundles = LaneBundles(publisher, metrics, assignment, self._headers_of)
+        readers = readers or Readers()
+        self._bundles = LaneBundles(publisher, metrics, assignment, self._headers_of, readers)
         self._rounds: dict[str, str] = {}
         sizes = self._bundles.sizes
         copies = BatchOptions(size_of=sizes.size, timeout=MIRROR_SECONDS, metrics=metrics)
         mirrors = BatchPublisher(publisher, LANES, ENVELOPES_TYPE, copies)
         self._mirrors = MirrorPublisher(mirrors, traces, metrics, self._note)
-        self._records = AcceptedRecords(publisher, metrics, readers or Readers())
+        self._records = AcceptedRecords(publisher, metrics, readers)
         admissions = BatchOptions(insist=True, metrics=metrics)
         self._admissions = BatchPublisher(publisher, RESULTS, ADMITTED_TYPE, admissions)
         self._results = results
