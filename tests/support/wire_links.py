@@ -108,7 +108,7 @@ def _ours() -> Iterator[None]:
         yield
     except errors.PublishReturned as error:
         raise Returned from error
-    except errors.PublishFailed as error:
+    except (errors.PublishFailed, errors.PublishImpossible) as error:
         raise Nacked from error
     except (errors.ChannelLost, errors.ConnectionRefused) as error:
         raise Refused(error.code) from error

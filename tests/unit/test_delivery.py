@@ -9,7 +9,7 @@ from maniple.amqp.wire.requests import Message
 
 
 def on(channel: Any) -> UnsettledDeliveries:
-    deliveries = UnsettledDeliveries()
+    deliveries = UnsettledDeliveries("a.queue", lambda _: None)
     deliveries.use_channel(channel)
     return deliveries
 

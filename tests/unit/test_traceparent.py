@@ -1,6 +1,7 @@
 """W3C trace context, as it travels in messages."""
 
 import re
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -9,11 +10,13 @@ from hypothesis import strategies as st
 from maniple.traceparent import (
     begun_trace,
     is_begun_here,
+    is_of_id,
     is_sampled,
     of_copy,
     parse_traceparent,
     span_id_of,
     trace_id_of,
+    trace_of_id,
     with_sampling,
     with_span,
 )
@@ -53,6 +56,31 @@ def test_a_new_trace_is_well_formed(bits: int, sampled: bool) -> None:
     assert parsed.sampled is sampled
     assert is_sampled(text) is sampled
     assert is_begun_here(text)
+
+
+@given(st.uuids(), st.booleans())
+def test_the_new_trace_of_a_task_has_its_id(task: UUID, sampled: bool) -> None:
+    text = trace_of_id(str(task), sampled=sampled)
+    parsed = parse_traceparent(text or "")
+    if task.int >> 64:
+        assert text is not None
+        assert parsed is not None
+        assert (UUID(parsed.trace_id), parsed.sampled) == (task, sampled)
+        assert is_begun_here(text)
+        assert is_of_id(text, str(task)) is not sampled
+        assert not is_of_id(text, task.hex)
+        assert not is_of_id(text, str(task).replace("-", "", 1) + "-")
+    else:
+        assert text is None
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["", "one", "0193A7C0-0000-7000-8000-00000000000A", "0193a7c000007000800000000000000a",
+     "00000000-0000-0000-0000-000000000001", "0193a7c0-0000-7000-8000-00000000000a\n"],
+)  # fmt: skip
+def test_an_id_that_is_no_uuid_gives_no_trace(task: str) -> None:
+    assert trace_of_id(task, sampled=False) is None
 
 
 @given(st.text())

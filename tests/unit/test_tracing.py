@@ -15,9 +15,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import generate_latest
 
 from kept_spans import Kept
+from maniple.identifiers import new_id
 from maniple.messages import Envelope
 from maniple.spans import BILLION, Span
-from maniple.traceparent import begun_trace, is_sampled, span_id_of
+from maniple.traceparent import begun_trace, is_begun_here, is_sampled, span_id_of, trace_id_of
 from maniple_dispatcher.tracing import DispatchTracing
 from maniple_runtime.allowance import Allowance
 from maniple_runtime.metric_names import SPANS_DROPPED
@@ -114,13 +115,20 @@ def test_too_many_are_not_kept_and_counted(kept: Kept) -> None:
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_the_ratio_decides_about_new_traces(kept: Kept, ratio: float) -> None:
     traces = DispatchTracing(kept.tracer(), lambda: NOW, ratio=ratio)
-    assert {is_sampled(traces.begun()) for _ in range(50)} == {ratio == 1.0}
+    assert {is_sampled(traces.begun(new_id())) for _ in range(50)} == {ratio == 1.0}
+
+
+def test_a_task_without_a_trace_is_given_one_by_its_id() -> None:
+    traces, task = DispatchTracing(NO_TRACER, lambda: NOW, ratio=0.0), new_id()
+    assert trace_id_of(traces.begun(task)) == task.replace("-", "")
+    assert is_begun_here(traces.begun("no UUID"))
+    assert traces.begun("no UUID") != traces.begun("no UUID")
 
 
 def test_without_an_endpoint_nothing_is_sampled_and_what_comes_is_passed_on() -> None:
     assert make_tracer(ServiceSettings(otlp_endpoint=""), Metrics()) is NO_TRACER
     traces = DispatchTracing(NO_TRACER, lambda: NOW, ratio=1.0)
-    assert not is_sampled(traces.begun())
+    assert not is_sampled(traces.begun(new_id()))
     assert traces.honoured(GIVEN) == GIVEN
     sampled = replace(envelope(GIVEN), attempt=2)
     assert traces.keep_trace(sampled, "retried") is sampled

@@ -13,6 +13,7 @@ import structlog
 
 from maniple.errors import BrokerUnavailable, ConfigurationError, PublishRefused, RequestFailed
 from maniple.identifiers import new_id
+from maniple.messages import WIRE
 from maniple.task_registry import TaskRegistry
 from maniple.tasks import Executor as Kind
 from maniple.timings import Heartbeats
@@ -59,6 +60,7 @@ def describe(
         http=runtime.http_url,
         started_at=runtime.clock.now(),
         timings=AgentTimings.of_timings(settings.timings),
+        wire=WIRE,
         pids=pids(),
     )
 

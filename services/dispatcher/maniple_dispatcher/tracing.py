@@ -12,6 +12,7 @@ from maniple.traceparent import (
     begun_trace,
     is_sampled,
     span_id_of,
+    trace_of_id,
     with_sampling,
 )
 from maniple_runtime.publish.confirm import ConfirmCallback
@@ -33,9 +34,11 @@ class DispatchTracing(TaskTraces):
         super().__init__(tracer, clock)
         self._ratio = ratio if tracer.on else 0.0
 
-    def begun(self) -> str:
+    def begun(self, task_id: str) -> str:
         """Begin a trace for a task that brought none."""
-        return begun_trace(random.getrandbits(128), sampled=random.random() < self._ratio)
+        sampled = random.random() < self._ratio
+        trace = trace_of_id(task_id, sampled=sampled)
+        return trace or begun_trace(random.getrandbits(128), sampled=sampled)
 
     def honoured(self, traceparent: str) -> str:
         """Return the trace that a task brought, not sampled if submitters want too many to be."""

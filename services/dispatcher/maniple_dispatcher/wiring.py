@@ -9,11 +9,13 @@ from functools import partial
 from maniple.amqp import Inspector, Pulls
 from maniple.clock import Clock
 from maniple.errors import ManipleError
+from maniple.messages import WIRE
 from maniple_dispatcher.affinity.agents import AgentDirectory
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.affinity.queue_drainer import QueueDrainer
 from maniple_dispatcher.affinity.queue_markers import QueueMarkers
 from maniple_dispatcher.consumers import Takers, consumers_of
+from maniple_dispatcher.egress.lane_bundles import Readers
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines, is_lane
 from maniple_dispatcher.egress.lane_expiry import LOOKERS, Around, LaneExpiry, TurnOver
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
@@ -53,10 +55,21 @@ TIME_TIMEOUT = 2.0
 EXPIRY = "expiry:"  # and the lane: what a dispatcher owns that turns it over
 
 
-async def _look(lanes: LanePublisher, hot: HotPath) -> None:
-    """Redirect tasks whose publish has not been confirmed for too long, until cancelled."""
+async def _look(
+    lanes: LanePublisher,
+    hot: HotPath,
+    readers: Readers,
+    coordinator: Coordinator,
+    assignment: Assignment,
+) -> None:
+    """Redirect tasks whose publish has not been confirmed for too long, until cancelled.
+
+    And see what those read who are there.
+    """
     while True:
         await asyncio.sleep(LOOK_PERIOD)
+        readers.records = coordinator.peers.wire >= WIRE
+        readers.bundles = readers.records and assignment.wire >= WIRE
         lanes.redirect_overdue(taking=hot.publishes)
 
 
@@ -183,7 +196,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         hot.publisher, runtime.metrics, replier=hot.replier, times=queues, monotonic=monotonic
     )
     refused = RefusedLog(hot.publisher, runtime.metrics)
-    assignment = Assignment()
+    assignment, readers = Assignment(), Readers()
     time = ClusterTime(runtime.clock, settings.timings.clocks)
     traces = DispatchTracing(runtime.tracer, time.now, ratio=settings.trace_ratio)
     limits = _limits(runtime, hot, plane, policies, time.now().timestamp())
@@ -201,6 +214,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         times=queues,
         deadlines=deadlines,
         known=time.known,
+        readers=readers,
     )
     markers = QueueMarkers(runtime.consul, settings.consul_prefix, runtime.log)
     drainer = QueueDrainer(
@@ -287,7 +301,7 @@ async def build(runtime: Runtime[DispatcherSettings]) -> AsyncIterator[None]:
         await agents.start_following()
         async with hot.consuming():
             for name, work in {
-                "look": _look(lanes, hot),
+                "look": _look(lanes, hot, readers, coordinator, assignment),
                 "gossip": limits.gossip.exchange_reports(),
                 "recount bulkheads": recount.recount_bulkheads(),
                 "announce breakers": limits.gossip.announce_breakers(),

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from maniple import malformed
+from maniple.compression import MAGIC, decompressed, size_told
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import MAX_BODY, MAX_DEPTH, MAX_NAME, MAX_TASKS, Envelope, Result, Task
 
@@ -215,13 +216,24 @@ def refusal(error: Exception, body: bytes) -> InvalidMessage:
     return InvalidMessage(ErrorCode.UNDECODABLE, malformed.reason(text, body))
 
 
+def plain(body: bytes) -> bytes:
+    """Return a bundle as it was before it was compressed, if it was. Raises `InvalidMessage`."""
+    return decompressed(body) if body.startswith(MAGIC) else body
+
+
+def plain_size(body: bytes) -> int:
+    """Return how many bytes a message will take that is read; not more than it may have."""
+    return size_told(body) if body.startswith(MAGIC) else len(body)
+
+
 def decode_envelopes(body: bytes) -> list[Envelope]:
     """Return the envelopes of a bundle. Raises `InvalidMessage`."""
-    return _internal(_decode_envelopes, body)
+    return _internal(_decode_envelopes, plain(body))
 
 
 def decode_results(body: bytes) -> list[Result]:
     """Return the results in `body`: an array of them, or one. Raises `InvalidMessage`."""
+    body = plain(body)
     if body.startswith(b"["):
         return _internal(_decode_results, body)
     return [_internal(_decode_result, body)]
@@ -233,6 +245,7 @@ def decode_members(body: bytes, model: type[M]) -> list[M | InvalidMessage]:
     So a member of a newer release costs no other. The error carries the member's bytes in `body`. A
     single object is read as a bundle of one. Raises `InvalidMessage` for anything else.
     """
+    body = plain(body)
     decode_all = cast("Callable[[bytes], list[M | InvalidMessage]]", _list_decoder(model).decode)
     try:
         return decode_all(body)

@@ -34,9 +34,17 @@ PROGRESS_TYPE = "maniple.progress.v1"
 ENVELOPES_TYPE = "maniple.envelopes.v1"
 RESULTS_TYPE = "maniple.results.v1"
 ACCEPTED_TYPE = "maniple.accepted.v1"
+GROUPS_TYPE = "maniple.accepted.v2"
 RUNNING_TYPE = "maniple.running.v1"
 ADMITTED_TYPE = "maniple.admitted.v1"
 MARK_TYPE = "maniple.mark.v1"
+
+WIRE = 2
+"""Up to which form our processes read what others of ours send, told by each to those that send.
+
+Since 2: `TasksAccepted`, and compressed bundles of tasks. What is in a newer form is sent only
+while all who may read it do.
+"""
 
 REPEATED_HEADER = "maniple-repeated"
 """Set to `true` by a sender whose submission may have been accepted before."""
@@ -318,6 +326,26 @@ class TaskAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
     policies: dict[str, int] = {}
     clamped: dict[str, float] = {}
     traceparent: str | None = None
+
+
+class TasksAccepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The record that lanes have confirmed tasks that have all of this in common; in bundles, too.
+
+    Each is as a `TaskAccepted`. The trace id of one that is not in `traceparents` is its id, a UUID
+    without its hyphens, and it is not sampled.
+    """
+
+    ids: tuple[str, ...]
+    capability: str
+    lane: str
+    submitted_at: datetime
+    dispatched_at: datetime
+    deadline: datetime
+    tenant: str = "default"
+    labels: dict[str, str] = {}
+    policies: dict[str, int] = {}
+    clamped: dict[str, float] = {}
+    traceparents: dict[str, str] = {}
 
 
 class TaskAdmitted(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -73,6 +73,8 @@ REFUSED_KEY: Final = "maniple.refused"  # of what was never admitted: any name m
 MARK_KEY: Final = "maniple.mark"  # of what shows a reader of the records that it has all
 RESERVED_PREFIX: Final = "maniple."
 REPLY_PREFIX: Final = "maniple.replies."
+READS_COMPRESSED: Final = "z."
+"""How the addresses of clients begin that read compressed bundles; others' have no point."""
 
 SUSPECT_AFTER: Final = 2  # agents lost, after which a task is run apart from others
 SUBMIT_DELIVERIES: Final = 50

@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SAMPLED = 0x01
 _ODD = frozenset("13579bdf")
 _TRACE = slice(3, 35)
@@ -11,6 +12,8 @@ _SPAN = slice(36, 52)
 _HALF = 64  # bits
 _LENGTH = 16  # of a trace id in bytes, and of a span id in digits
 _NOT_ZERO = 1 | 1 << _HALF  # in either half
+_NO_SPAN = "0" * _LENGTH
+_UUID_LENGTH = 36
 
 
 class TraceContext(NamedTuple):
@@ -77,6 +80,31 @@ def begun_trace(random_bits: int, *, sampled: bool) -> str:
     # Formatting an int of this size twice takes longer, and each new task needs one.
     trace_id = (random_bits | _NOT_ZERO).to_bytes(_LENGTH, "big").hex()
     return f"00-{trace_id}-{trace_id[:_LENGTH]}-{'01' if sampled else '00'}"
+
+
+def trace_of_id(task_id: str, *, sampled: bool) -> str | None:
+    """Return the new trace of a task whose id is a UUID; None if it is not.
+
+    Its trace id is that UUID: it takes nothing to find one by the other, nor to send both. It is
+    begun here as that of `begun_trace` is.
+    """
+    if _UUID.fullmatch(task_id) is None:
+        return None
+    trace_id = task_id.replace("-", "")
+    span_id = trace_id[:_LENGTH]
+    if span_id == _NO_SPAN:
+        return None
+    return f"00-{trace_id}-{span_id}-{'01' if sampled else '00'}"
+
+
+def is_of_id(traceparent: str, task_id: str) -> bool:
+    """Tell whether this is what `trace_of_id` returns, not sampled."""
+    trace_id = task_id.replace("-", "")
+    return (
+        traceparent == f"00-{trace_id}-{trace_id[:_LENGTH]}-00"
+        and task_id[8:24:5] == "----"
+        and len(task_id) == _UUID_LENGTH
+    )
 
 
 def is_begun_here(traceparent: str) -> bool:

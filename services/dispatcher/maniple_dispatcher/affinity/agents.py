@@ -82,8 +82,9 @@ class AgentDirectory:
             self._deadlines.stir(described.lanes)
             self._ended(event.agent, event.incarnation, False)
             lanes = affinity_lanes(described.lanes, described.affinity)
+            now = self._clock.now().timestamp()
             if self._assignment.registered(
-                event.agent, event.incarnation, lanes, self._clock.now().timestamp()
+                event.agent, event.incarnation, lanes, now, wire=described.wire
             ):
                 self._drainer.begin_draining(event.agent)
         elif isinstance(event, AgentDraining):
@@ -161,9 +162,10 @@ class AgentDirectory:
             return
         if "lanes" in shown:
             lanes = affinity_lanes(shown["lanes"], shown.get("affinity", ()))
-            if self._assignment.registered(
-                agent, incarnation, lanes, self._clock.now().timestamp()
-            ):
+            now = self._clock.now().timestamp()
+            told = shown.get("wire")  # not by a registry of an earlier release
+            wire = told if isinstance(told, int) else 1
+            if self._assignment.registered(agent, incarnation, lanes, now, wire=wire):
                 self._drainer.begin_draining(agent)
         if shown["state"] == "draining":
             self._assignment.draining(agent, incarnation)

@@ -44,6 +44,8 @@ class _Life:
     has_queue: bool = True
     """It, or one before it, has or may have a queue of its own."""
     takes: bool = True
+    wire: int = 1
+    """Up to which form it reads what others of ours send (`maniple.messages.WIRE`)."""
     here: bool = True
     """Neither failed nor left."""
 
@@ -64,11 +66,19 @@ class Assignment:
         self._lives: dict[str, _Life] = {}
         self._serving: dict[str, dict[str, int]] = {}  # by lane: each agent with its hash
         self._withheld: set[str] = set()
+        self._wire: int | None = None  # until something changes
 
     @property
     def here(self) -> list[str]:
         """Agents that are neither failed nor left."""
         return [agent for agent, life in self._lives.items() if life.here]
+
+    @property
+    def wire(self) -> int:
+        """Up to which form all agents read that are here; the first while nobody is known."""
+        if self._wire is None:
+            self._wire = min((life.wire for life in self._lives.values() if life.here), default=1)
+        return self._wire
 
     @property
     def readers(self) -> list[str]:
@@ -81,9 +91,17 @@ class Assignment:
         return life is not None and life.reads
 
     def registered(
-        self, agent: str, incarnation: str, lanes: frozenset[str], at: float = math.inf
+        self,
+        agent: str,
+        incarnation: str,
+        lanes: frozenset[str],
+        at: float = math.inf,
+        *,
+        wire: int = 1,
     ) -> bool:
         """Record which lanes an incarnation serves with affinity; `at` is the Unix second.
+
+        It reads messages up to the form `wire`.
 
         Tells whether an earlier one, which served more, may have left a queue behind.
         """
@@ -94,7 +112,7 @@ class Assignment:
             if stale or ended:
                 return False
         has_queue = bool(lanes) or (known is not None and known.has_queue)
-        self._keep(agent, _Life(incarnation, lanes, has_queue))
+        self._keep(agent, _Life(incarnation, lanes, has_queue, wire=wire))
         return has_queue and not lanes
 
     def draining(self, agent: str, incarnation: str) -> None:
@@ -171,6 +189,7 @@ class Assignment:
     def _keep(self, agent: str, life: _Life) -> None:
         before = self._lives.pop(agent, None)  # in the dict, the latest change comes last
         self._lives[agent] = life
+        self._wire = None
         for lane in before.lanes - life.lanes if before else ():
             del self._serving[lane][agent]
             if not self._serving[lane]:

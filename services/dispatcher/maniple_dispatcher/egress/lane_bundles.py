@@ -1,6 +1,7 @@
 """The bundles in which tasks go to lanes and to agents' own queues, and how much each may carry."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from maniple.amqp import Publisher
@@ -12,6 +13,16 @@ from maniple_runtime.publish.batch_options import BatchOptions
 from maniple_runtime.publish.batch_publisher import BatchPublisher
 from maniple_runtime.publish.confirm import ConfirmCallback, Key
 from maniple_runtime.telemetry import Metrics
+
+
+@dataclass(slots=True)
+class Readers:
+    """What all read who may get what a dispatcher sends, as far as it knows; see `WIRE`."""
+
+    records: bool = False
+    """Other dispatchers, of records: `TasksAccepted`."""
+    bundles: bool = False
+    """Agents and other dispatchers, of bundles of tasks: compressed ones."""
 
 
 def _one(_key: str) -> int:
@@ -27,13 +38,25 @@ class LaneBundles:
         metrics: Metrics,
         assignment: Assignment,
         headers_of: Callable[[str], dict[str, Any] | None],
+        readers: Readers,
     ) -> None:
-        """Publish through `publisher`; what goes to a lane's queue has the `headers_of` its key."""
+        """Publish through `publisher`; what goes to a lane's queue has the `headers_of` its key.
+
+        Bundles are compressed if the `readers` read that.
+        """
         self._assignment = assignment
+        self._readers = readers
         self.sizes = Sizes()
-        to_agents = BatchOptions(size_of=self._size_of_agent, metrics=metrics)
+        to_agents = BatchOptions(
+            size_of=self._size_of_agent, compresses=self._compresses, metrics=metrics
+        )
         one_to_agents = BatchOptions(size_of=_one, metrics=metrics)
-        to_lanes = BatchOptions(size_of=self.sizes.size, headers_of=headers_of, metrics=metrics)
+        to_lanes = BatchOptions(
+            size_of=self.sizes.size,
+            headers_of=headers_of,
+            compresses=self._compresses,
+            metrics=metrics,
+        )
         one_to_lanes = BatchOptions(size_of=_one, headers_of=headers_of, metrics=metrics)
         self.publishers = {
             # In the order of draining: what an agent's own queue refuses goes to a lane.
@@ -49,6 +72,9 @@ class LaneBundles:
         self.publishers[LANES.name, False].limit(lane, self.sizes.learn(lane, runs, mean))
         for agent in self._assignment.serving(lane):
             self.publishers[AGENTS.name, False].limit(agent, self._size_of_agent(agent))
+
+    def _compresses(self, _key: str) -> bool:
+        return self._readers.bundles
 
     def _size_of_agent(self, agent: str) -> int:
         return min((self.sizes.size(lane) for lane in self._assignment.lanes(agent)), default=1)

@@ -6,6 +6,7 @@ copy is sent to wait (`InFlightPublishes`): the task may run twice, but it holds
 is not lost.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -23,6 +24,7 @@ from maniple.messages import (
     ACCEPTED_TYPE,
     ADMITTED_TYPE,
     ENVELOPES_TYPE,
+    GROUPS_TYPE,
     Envelope,
     Result,
     TaskAdmitted,
@@ -39,15 +41,16 @@ from maniple.topology import (
     RESULTS,
     lane_key,
 )
+from maniple.traceparent import is_of_id
 from maniple_dispatcher.affinity.assignment import Assignment
 from maniple_dispatcher.egress.deadlines import HOUR, NEVER
 from maniple_dispatcher.egress.delay import DelayPublisher
 from maniple_dispatcher.egress.known_lanes import LaneProbes
-from maniple_dispatcher.egress.lane_bundles import LaneBundles
+from maniple_dispatcher.egress.lane_bundles import LaneBundles, Readers
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.egress.mirrors import MIRROR_SECONDS, MirrorPublisher
 from maniple_dispatcher.egress.waits import WaitingTasks
-from maniple_dispatcher.ingress.admission import acceptance
+from maniple_dispatcher.ingress.admission import acceptance, common_part, join_groups, shared_by
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import (
     SELDOM,
@@ -107,6 +110,43 @@ class _Try(Struct, frozen=True, eq=False):
         self.told(self, error)
 
 
+class AcceptedRecords:
+    """Records that tasks are in their lanes: together what tasks that came together have in common.
+
+    A dispatcher of an earlier release does not know groups: while there is one, each task has its
+    own record.
+    """
+
+    def __init__(self, publisher: Publisher, metrics: Metrics, readers: Readers) -> None:
+        """Publish through `publisher`, what the `readers` read."""
+        one = BatchOptions(insist=True, patience=RECORD_PATIENCE, metrics=metrics)
+        self._each = BatchPublisher(publisher, EVENTS, ACCEPTED_TYPE, one)
+        grouped = dataclasses.replace(one, join=join_groups)
+        self._groups = BatchPublisher(publisher, EVENTS, GROUPS_TYPE, grouped)
+        self._readers = readers
+        self._last: tuple[Any, ...] = ()
+        self._common = b""
+
+    def add_record(self, envelope: Envelope, done: ConfirmCallback) -> None:
+        """Record that the lane of a task has it."""
+        if not self._readers.records:
+            self._each.add_item(ACCEPTED_KEY, encode(acceptance(envelope)), done)
+            return
+        shared = shared_by(envelope)
+        if shared != self._last:
+            self._last, self._common = shared, common_part(shared)
+        item = b"%b\n%b" % (self._common, encode(envelope.id))
+        trace = envelope.traceparent
+        if trace is not None and not is_of_id(trace, envelope.id):
+            item += b"\n" + encode(trace)
+        self._groups.add_item(ACCEPTED_KEY, item, done)
+
+    async def drain_records(self) -> None:
+        """Return when all are confirmed."""
+        await self._each.drain()
+        await self._groups.drain()
+
+
 class LanePublisher:
     """Sends admitted tasks to their lanes, in bundles; what finds no way waits in the broker."""
 
@@ -123,9 +163,11 @@ class LanePublisher:
         times: Queues | None = None,
         deadlines: LaneDeadlines | None = None,
         known: Callable[[], datetime | None] = lambda: None,
+        readers: Readers | None = None,
     ) -> None:
         """Publish through `publisher`; `assignment` knows the agents that have queues of their own.
 
+        The `readers` say in which forms it may publish.
         `bulkheads` has the room of what finds no way; `deadlines` hears of what lanes have. What is
         `known` of the cluster's time tells what is over, if `clock` is ahead of it.
         """
@@ -134,14 +176,14 @@ class LanePublisher:
         self._deadlines = deadlines
         self._traces = traces
         self._assignment = assignment
-        self._bundles = LaneBundles(publisher, metrics, assignment, self._headers_of)
+        readers = readers or Readers()
+        self._bundles = LaneBundles(publisher, metrics, assignment, self._headers_of, readers)
         self._rounds: dict[str, str] = {}
         sizes = self._bundles.sizes
         copies = BatchOptions(size_of=sizes.size, timeout=MIRROR_SECONDS, metrics=metrics)
         mirrors = BatchPublisher(publisher, LANES, ENVELOPES_TYPE, copies)
         self._mirrors = MirrorPublisher(mirrors, traces, metrics, self._note)
-        records = BatchOptions(insist=True, patience=RECORD_PATIENCE, metrics=metrics)
-        self._events = BatchPublisher(publisher, EVENTS, ACCEPTED_TYPE, records)
+        self._records = AcceptedRecords(publisher, metrics, readers)
         admissions = BatchOptions(insist=True, metrics=metrics)
         self._admissions = BatchPublisher(publisher, RESULTS, ADMITTED_TYPE, admissions)
         self._results = results
@@ -330,7 +372,7 @@ class LanePublisher:
         await self._bundles.drain_bundles()
         await self._mirrors.drain_mirrors()
         await self._waits.drain_waits()
-        await self._events.drain()
+        await self._records.drain_records()
 
     def _try(self, going: _Going, agent: str | None = None) -> None:
         """Publish a task to its lane, or to an agent's own queue, unless that refused just now."""
@@ -429,4 +471,4 @@ class LanePublisher:
             source.settle()
             return
         self._accepted_of[envelope.capability,].inc()
-        self._events.add_item(ACCEPTED_KEY, encode(acceptance(envelope)), source.settle)
+        self._records.add_record(envelope, source.settle)

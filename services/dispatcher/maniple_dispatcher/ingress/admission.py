@@ -4,13 +4,16 @@ Pure: the time and new ids are arguments, so deciding twice on the same message 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import lru_cache
+from operator import attrgetter
+from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from msgspec import Struct
 
+from maniple.codec import encode, join
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal, member_id
 from maniple.messages import (
@@ -23,6 +26,7 @@ from maniple.messages import (
     Envelope,
     Task,
     TaskAccepted,
+    TasksAccepted,
     carried_by,
 )
 from maniple.tasks import is_capability
@@ -34,6 +38,7 @@ from maniple_policies import Ceiling, Resolved
 
 _NAME = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_NAME}}}")
 UNKNOWN = "unknown"
+_NO_IDS = b'{"ids":[]'
 
 
 def recordable(capability: str) -> str:
@@ -257,6 +262,39 @@ def acceptance(envelope: Envelope) -> TaskAccepted:
         deadline=envelope.deadline,
         traceparent=envelope.traceparent,
     )
+
+
+_SHARED = tuple(
+    name for name in TasksAccepted.__struct_fields__ if name in Envelope.__struct_fields__
+)
+shared_by: Callable[[Envelope], tuple[Any, ...]] = attrgetter(*_SHARED)
+"""Returns what accepted tasks have in common if their records are one."""
+
+
+def common_part(shared: tuple[Any, ...]) -> bytes:
+    """Return what is in the records of all tasks that are `shared_by` these, besides their ids."""
+    fields = dict(zip(_SHARED, shared, strict=True))
+    fields["dispatched_at"] = fields["dispatched_at"] or fields["submitted_at"]
+    return encode(TasksAccepted(ids=(), **fields))[len(_NO_IDS) :]
+
+
+def join_groups(items: Iterable[bytes]) -> bytes:
+    """Return records of accepted tasks as one JSON array of `TasksAccepted`.
+
+    Each item has a task's common part, its id, and its traceparent unless that follows from it, all
+    of them as JSON and a line each.
+    """
+    groups: dict[bytes, list[list[bytes]]] = {}
+    for item in items:
+        common, *own = item.split(b"\n")
+        groups.setdefault(common, []).append(own)
+    return join([_group(common, members) for common, members in groups.items()])
+
+
+def _group(common: bytes, members: list[list[bytes]]) -> bytes:
+    ids = b'{"ids":[%b]%b' % (b",".join([own[0] for own in members]), common)
+    traces = [b":".join(own) for own in members if len(own) > 1]
+    return b'%b,"traceparents":{%b}}' % (ids[:-1], b",".join(traces)) if traces else ids
 
 
 def trace_of(

@@ -19,6 +19,7 @@ from maniple.identifiers import new_id
 from maniple.messages import (
     ACCEPTED_TYPE,
     ADMITTED_TYPE,
+    GROUPS_TYPE,
     MARK_TYPE,
     RESULTS_TYPE,
     RUNNING_TYPE,
@@ -38,9 +39,10 @@ RESTS = 2  # times as long as a look took, until the next: the loop is the tasks
 LONGEST_REST = 5.0
 AGAIN = 1.0
 MOST_ENDS = 16  # of one id that are told from each other
-_TYPES = (ADMITTED_TYPE, ACCEPTED_TYPE, RUNNING_TYPE, RESULTS_TYPE)
+_TYPES = (ADMITTED_TYPE, ACCEPTED_TYPE, GROUPS_TYPE, RUNNING_TYPE, RESULTS_TYPE)
 # An id has 128 characters at most; what is longer is somebody's payload.
 _IDS = re.compile(rb'"id":"((?:[^"\\]|\\.){1,768})"')
+_STRINGS = re.compile(rb'"((?:[^"\\]|\\.){1,768})"')
 
 
 Then = Callable[[Record | None], None]
@@ -202,7 +204,8 @@ class RecordSearch:
         """Return the records in a message that are looked for; the others are not decoded."""
         if kind == MARK_TYPE:
             self._passed = self._passed or body == self.mark.body
-        if kind not in _TYPES or self._ids.isdisjoint(_IDS.findall(body)):
+        ids = _STRINGS if kind == GROUPS_TYPE else _IDS
+        if kind not in _TYPES or self._ids.isdisjoint(ids.findall(body)):
             return ()
         entries = decode_records(kind, body, offset)
         return [one for one in entries if isinstance(one, Entry) and _key(one) in self._wanted]

@@ -14,7 +14,7 @@ from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import new_id
 from maniple.messages import MAX_TASKS, Envelope, Result, Task
 from maniple.topology import REPLY_PREFIX
-from maniple.traceparent import begun_trace
+from maniple.traceparent import begun_trace, trace_of_id
 from maniple_dispatcher.ingress.admission import (
     admit,
     capability_of,
@@ -270,13 +270,14 @@ class SubmissionConsumer:
         """Return a task that is admitted, with what the policies say. Raises `InvalidMessage`."""
         capability = capability_of(task, arrival.routing_key)
         resolved = self._policies.resolve(capability, task.tenant, task.labels, task_id)
+        begin = partial(self._begin_trace, task_id)
         envelope = admit(
             task,
             arrival,
             task_id=task_id,
             capability=capability,
             decided=resolved,
-            traceparent=trace_of(task, arrival, self._begin_trace, self._traces.honoured),
+            traceparent=trace_of(task, arrival, begin, self._traces.honoured),
         )
         if self._traces.on and self._traces.has(envelope):
             envelope = dispatching(envelope)
@@ -305,8 +306,9 @@ class SubmissionConsumer:
         self._refusals.refuse(error, refusal, arrival, delivery.body, source)
 
 
-def _unsampled_trace() -> str:
-    return begun_trace(random.getrandbits(128), sampled=False)
+def _unsampled_trace(task_id: str) -> str:
+    trace = trace_of_id(task_id, sampled=False)
+    return trace or begun_trace(random.getrandbits(128), sampled=False)
 
 
 def _check_first(tenant: str, task_id: str, seen: set[tuple[str, str]]) -> None:

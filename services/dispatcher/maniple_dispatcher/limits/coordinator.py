@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from maniple import timings
 from maniple.amqp.batching import MAX_BYTES
+from maniple.messages import WIRE
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.limits.breaker import Ends
 from maniple_dispatcher.limits.lease_client import LeaseClient
@@ -198,7 +199,7 @@ class Coordinator:
         if ready and not self.peers.is_counted(report.dispatcher):
             # From now on it owns some of what it has not been told yet.
             self.owned.bulkheads.keep_untold(self.peers.owns)
-        new = self.peers.heard(report.dispatcher, now, ready=ready)
+        new = self.peers.heard(report.dispatcher, now, ready=ready, wire=report.wire)
         if new and is_me:  # whoever was there before has told what it knew
             self.owned.bulkheads.recall(now, alone=self.peers.alone)
             self._knows_at = now + self._times.asked_anew  # what was granted just now is told yet
@@ -315,6 +316,7 @@ class Coordinator:
         rooms = dict(state.fill(self.owned.bulkheads.changes(self.peers.owns)))
         report = DispatcherReport(
             dispatcher=self.peers.me,
+            wire=WIRE,
             ready=not self._leaving and self._has_listened(now),
             leaving=self._leaving,
             life=self.life,

@@ -24,6 +24,7 @@ class Membership:
         self._began = now
         self._echo_at: float | None = None
         self._heard: dict[str, float] = {}
+        self._wire: dict[str, int] = {}
         self._ready: frozenset[str] = frozenset()
         self._owners: dict[str, str | None] = {}
         self._owners_before: dict[str, str | None] = {}
@@ -42,13 +43,23 @@ class Membership:
         """Whether one may own something."""
         return peer in self._ready
 
-    def heard(self, peer: str, now: float, *, ready: bool) -> bool:
-        """Record a sign of life; tells whether that one counts only from now on."""
+    @property
+    def wire(self) -> int:
+        """Up to which form all read that count; the first while this one does not know them."""
+        if self.me not in self._ready:
+            return 1
+        return min(self._wire.get(peer, 1) for peer in self._ready)
+
+    def heard(self, peer: str, now: float, *, ready: bool, wire: int = 1) -> bool:
+        """Record a sign of life; tells whether that one counts only from now on.
+
+        Messages up to the form `wire` it reads.
+        """
         known = peer in self._ready
         if peer == self.me:
             self._hear_ourselves(now)
         if ready:
-            self._heard[peer] = now
+            self._heard[peer], self._wire[peer] = now, wire
         else:
             self._heard.pop(peer, None)
         self._settle()
@@ -119,6 +130,7 @@ class Membership:
         ready = frozenset(self._heard)
         if ready != self._ready:
             self._ready = ready
+            self._wire = {peer: wire for peer, wire in self._wire.items() if peer in ready}
             self.alone = ready <= {self.me}
             self._owners.clear()
             self._owners_before.clear()

@@ -81,6 +81,8 @@ Room = tuple[Count, tuple[str, ...]]
 class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Presence, requests, answers, and the state of what the sender owns.
 
+    What it reads is `wire` (`maniple.messages.WIRE`).
+
     Only one that is `ready` owns anything: it has heard what the others know. `life` counts how
     often it has begun anew: it knows by that what it has said since. `levels` are the tokens in
     buckets now, each with its rate and its capacity; `rooms` the tasks that bulkheads of the
@@ -95,6 +97,7 @@ class DispatcherReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     TYPE: ClassVar[str] = REPORT_TYPE
 
     dispatcher: str
+    wire: Count = 1
     ready: bool = False
     leaving: bool = False
     life: Count = 0

@@ -5,6 +5,7 @@ from typing import Any
 from maniple.messages import (
     ACCEPTED_TYPE,
     ADMITTED_TYPE,
+    GROUPS_TYPE,
     MAX_TASKS,
     PROGRESS_TYPE,
     REPEATED_HEADER,
@@ -35,6 +36,7 @@ DOCUMENTED = (
     "Progress",
     "TaskAdmitted",
     "TaskAccepted",
+    "TasksAccepted",
     "TaskRunning",
     "Request",
     "Response",
@@ -99,6 +101,7 @@ def messages() -> dict[str, Any]:
         ),
         "progress": _array("progress", PROGRESS_TYPE, "Progress", SUMMARIES["Progress"]),
         "accepted": _array("accepted", ACCEPTED_TYPE, "TaskAccepted", SUMMARIES["TaskAccepted"]),
+        "groups": _array("groups", GROUPS_TYPE, "TasksAccepted", SUMMARIES["TasksAccepted"]),
         "admitted": _array("admitted", ADMITTED_TYPE, "TaskAdmitted", SUMMARIES["TaskAdmitted"]),
         "running": _array("running", RUNNING_TYPE, "TaskRunning", SUMMARIES["TaskRunning"]),
         "results": _array(
@@ -181,7 +184,7 @@ def channels() -> dict[str, Any]:
         },
         "progress": _of_exchange(EVENTS, progress_key("{capability}"), ("progress",))
         | {"parameters": {"capability": {"description": "The task's capability."}}},
-        "records": _of_stream(RECORDS, ("admitted", "accepted", "running", "results")),
+        "records": _of_stream(RECORDS, ("admitted", "accepted", "groups", "running", "results")),
         "dead": _of_stream(DEAD_LOG, ("bytes",)),
         "refused": _of_stream(REFUSED_LOG, ("bytes",)),
     }

@@ -20,6 +20,7 @@ from maniple.messages import (
     TaskAccepted,
     TaskAdmitted,
     TaskRunning,
+    TasksAccepted,
 )
 from maniple_cli.contract import channels, wording
 from maniple_policies.documents import DOCUMENT
@@ -41,6 +42,7 @@ HOT: tuple[type[msgspec.Struct], ...] = (
     Progress,
     TaskAdmitted,
     TaskAccepted,
+    TasksAccepted,
     TaskRunning,
     Envelope,
 )

@@ -24,6 +24,7 @@ SUMMARIES = {
     "Progress": "What a handler reported while it ran.",
     "TaskAdmitted": "A rate limit does not end a task; it goes to its lane or waits.",
     "TaskAccepted": "A task was admitted and its lane has confirmed it.",
+    "TasksAccepted": "Tasks that came together were admitted and their lane has confirmed them.",
     "TaskRunning": "An attempt has been running for a second.",
     "Envelope": "Internal: an admitted task on its way to an agent.",
 }
@@ -45,6 +46,11 @@ _RESULT = {
 }
 FIELDS: dict[str, dict[str, str]] = {
     "Result": _RESULT,
+    "TasksAccepted": {
+        "ids": "The tasks that all of this is true of.",
+        "traceparents": "By id; one that is missing has its id, a UUID without its hyphens, as its "
+        "trace id, and is not sampled.",
+    },
     "Progress": {
         "value": "Any JSON value.",
         "attempt": "The attempt that reported it, from 1.",

@@ -75,6 +75,8 @@ class AgentDescription(ControlMessage):
     """URL of /health, /ready and /metrics."""
     started_at: AwareDatetime
     timings: ReportedTimings = None
+    wire: Count = 1
+    """Up to which form it reads what others of ours send (`maniple.messages.WIRE`)."""
     pids: Text = ""
     """Equal where a `pid` means the same process; empty where that is not known."""
 

@@ -1,16 +1,21 @@
 """How a `BatchPublisher` makes and publishes its bundles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from maniple.amqp.batching import MAX_ITEMS
 from maniple.clock import SYSTEM_CLOCK
+from maniple.codec import join
 from maniple_runtime.telemetry import Metrics
 
 WINDOW = 8  # bundles of a key that are in flight
 REFUSED_PAUSE = 1.0  # seconds until what was refused is published again
 _NO_HEADERS: dict[str, dict[str, Any]] = {}
+
+
+def _never(_key: str) -> bool:
+    return False
 
 
 def _as_many_as_fit(_key: str) -> int:
@@ -35,6 +40,10 @@ class BatchOptions:
     """Send no bundle again over a new connection."""
     headers_of: Callable[[str], dict[str, Any] | None] = _NO_HEADERS.get
     """The headers of bundles of a key."""
+    compresses: Callable[[str], bool] = _never
+    """Whether all who read bundles of a key read them compressed."""
+    join: Callable[[Sequence[bytes]], bytes] = join
+    """Make the body of a bundle of its encoded items."""
     window: int = WINDOW
     """How many bundles of a key are in flight."""
     metrics: Metrics | None = None

@@ -14,7 +14,8 @@ from prometheus_client import Counter, Histogram
 from maniple.amqp import Outgoing, Publisher
 from maniple.amqp.batching import Bundler
 from maniple.clock import SYSTEM_CLOCK
-from maniple.codec import encode, join
+from maniple.codec import encode
+from maniple.compression import GZIP, LEAST, MOST_A_MEMBER, compressed
 from maniple.errors import PublishRefused
 from maniple.identifiers import new_id
 from maniple.messages import PROGRESS_TYPE, RESULT_TYPE, RESULTS_TYPE, Progress, Result
@@ -22,6 +23,7 @@ from maniple.timings import Queues
 from maniple.topology import (
     DEFAULT,
     EVENTS,
+    READS_COMPRESSED,
     REFUSED_KEY,
     REPLIES,
     REPLY_PREFIX,
@@ -176,17 +178,21 @@ class BatchPublisher:
         tell((done for _, done in items), None if failure is None else as_ours(failure))
 
     def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
-        options = self._options
+        options, encoding = self._options, None
+        body = options.join([encoded for encoded, _ in items])
+        if LEAST <= len(body) <= MOST_A_MEMBER * len(items) and options.compresses(key):
+            body, encoding = compressed(body), GZIP
         return Outgoing(
             self._exchange,
             key,
-            join([encoded for encoded, _ in items]),
+            body,
             message_id=new_id(),
             type=self._type,
             headers=options.headers_of(key),
             persistent=not options.courtesy,
             mandatory=not options.courtesy,
             once=options.once,
+            encoding=encoding,
         )
 
     def _count(self, items: int, size: int) -> None:
@@ -235,6 +241,10 @@ class _ReplyPublisher(BatchPublisher):
         )
 
 
+def _reads_compressed(address: str) -> bool:
+    return address.startswith(READS_COMPRESSED)
+
+
 class ResultPublisher:
     """Sends results: to the record stream always, to whoever asked for a reply as well.
 
@@ -265,7 +275,7 @@ class ResultPublisher:
         self._verdicts = BatchPublisher(publisher, RESULTS, RESULTS_TYPE, verdicts)
         self.record_first = RecordFirst(self._verdicts, self.reply)
         """For what nobody runs: its sender is told when that is on record."""
-        counted = BatchOptions(metrics=metrics)
+        counted = BatchOptions(metrics=metrics, compresses=_reads_compressed)
         self._replies = BatchPublisher(publisher, REPLIES, RESULTS_TYPE, counted)
         self._single_replies = _ReplyPublisher(replier)
         told = BatchOptions(courtesy=True, timeout=PROGRESS_SECONDS)

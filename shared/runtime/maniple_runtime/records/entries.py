@@ -11,17 +11,21 @@ from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import (
     ACCEPTED_TYPE,
     ADMITTED_TYPE,
+    GROUPS_TYPE,
     RESULTS_TYPE,
     RUNNING_TYPE,
     Result,
     TaskAccepted,
     TaskAdmitted,
     TaskRunning,
+    TasksAccepted,
 )
+from maniple.traceparent import trace_of_id
 from maniple_runtime.events import AGENT_EVENTS, BreakerChanged, Event, PolicyChanged
 
 Record = TaskAdmitted | TaskAccepted | TaskRunning | Result | Event
 _Decode = Callable[[bytes], "Sequence[Record | InvalidMessage]"]
+_COMMON: Final = tuple(set(TaskAccepted.__struct_fields__) & set(TasksAccepted.__struct_fields__))
 _EVENTS: Final[tuple[type[Event], ...]] = (*AGENT_EVENTS, PolicyChanged, BreakerChanged)
 
 
@@ -68,6 +72,26 @@ def _members(model: type[TaskAdmitted | TaskAccepted | TaskRunning | Result]) ->
     return decode
 
 
+def _groups(body: bytes) -> Sequence[Record | InvalidMessage]:
+    found: list[Record | InvalidMessage] = []
+    for group in decode_members(body, TasksAccepted):
+        found += [group] if isinstance(group, InvalidMessage) else accepted_in(group)
+    return found
+
+
+def accepted_in(group: TasksAccepted) -> list[TaskAccepted]:
+    """Return the record of each task of a group."""
+    fields = {name: getattr(group, name) for name in _COMMON}
+    return [
+        TaskAccepted(
+            id=one,
+            traceparent=group.traceparents.get(one) or trace_of_id(one, sampled=False),
+            **fields,
+        )
+        for one in group.ids
+    ]
+
+
 def _event(model: type[Event]) -> _Decode:
     def decode(body: bytes) -> Sequence[Record | InvalidMessage]:
         try:
@@ -81,6 +105,7 @@ def _event(model: type[Event]) -> _Decode:
 _DECODERS: Final[Mapping[str, _Decode]] = {
     ADMITTED_TYPE: _members(TaskAdmitted),
     ACCEPTED_TYPE: _members(TaskAccepted),
+    GROUPS_TYPE: _groups,
     RUNNING_TYPE: _members(TaskRunning),
     RESULTS_TYPE: _members(Result),
     **{model.TYPE: _event(model) for model in _EVENTS},

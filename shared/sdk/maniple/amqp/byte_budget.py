@@ -23,6 +23,9 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from maniple.amqp.batching import MAX_ITEMS
+from maniple.codec import plain_size
+
 if TYPE_CHECKING:
     from maniple.amqp.delivery import Delivery
 
@@ -47,6 +50,8 @@ def weight_of(body: bytes) -> int:
     """
     if body[:1] == b"{":
         return len(body) + TASK_BYTES
+    if (size := plain_size(body)) != len(body):
+        return size + TASK_BYTES * MAX_ITEMS
     return len(body) + TASK_BYTES * min(MOST_TASKS, max(1, body.count(b"{")))
 
 
@@ -188,7 +193,7 @@ class ByteShare:
 
         If not, it waits, and is handed on later.
         """
-        budget, size = self._budget, len(delivery.body)
+        budget, size = self._budget, plain_size(delivery.body)
         self.held += size
         budget.held += size
         self._largest = max(self._largest, size)
@@ -212,7 +217,7 @@ class ByteShare:
 
     def count_settled(self, delivery: "Delivery") -> None:
         """Give back what a delivery held."""
-        size = len(delivery.body)
+        size = plain_size(delivery.body)
         self.held -= size
         self._budget.held -= size
         self._weigh(delivery, 0)

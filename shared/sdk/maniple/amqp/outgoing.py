@@ -19,7 +19,7 @@ class Outgoing(Struct, frozen=True):
     A `reply_to` or `correlation_id` that changes with the connection is a function, called at each
     send. `again` are additional headers for a message that is sent once more after a lost
     connection. With `once` it is not sent again: it fails with `BrokerUnavailable`, so that its
-    sender can decide anew.
+    sender can decide anew. `encoding` says how its `body` is compressed.
     """
 
     exchange: str
@@ -34,6 +34,7 @@ class Outgoing(Struct, frozen=True):
     mandatory: bool = True
     again: dict[str, Any] | None = None
     once: bool = False
+    encoding: str | None = None
 
     @property
     def place(self) -> Place:
@@ -47,6 +48,7 @@ class Outgoing(Struct, frozen=True):
             headers = {**(headers or {}), **self.again}
         return Properties(
             content_type="application/json",
+            content_encoding=self.encoding,
             delivery_mode=2 if self.persistent else 1,
             message_id=self.message_id,
             message_type=self.type,

@@ -12,7 +12,7 @@ from maniple.amqp.wire.amqp_errors import AccessRefused, NotFound
 from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
 from maniple.identifiers import new_secret
-from maniple.topology import REPLY_PREFIX, reply_queue
+from maniple.topology import READS_COMPRESSED, REPLY_PREFIX, reply_queue
 
 
 class ReplyConsumer(Consumer):
@@ -38,7 +38,7 @@ class ReplyConsumer(Consumer):
         prefetch: int,
     ) -> None:
         """Describe it; add it to a connection by `add_endpoint`, which is not up without it."""
-        self.secret = new_secret()
+        self.secret = f"{READS_COMPRESSED}{new_secret()}"
         """What each result for this client carries: its routing key, or its `correlation_id`."""
         self.address = f"{REPLY_PREFIX}{self.secret}"
         """Where results are to be sent."""

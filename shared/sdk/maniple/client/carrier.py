@@ -44,6 +44,14 @@ RESULTS_OF_ANY_KIND = "maniple.result"
 _log = logging.getLogger(__name__)
 
 
+def _without_capability(bodies: list[bytes], capability: str) -> list[bytes]:
+    """Return tasks without the capability that their routing key says; see `Task`."""
+    said = b'{"capability":%b,' % codec.encode(capability)
+    if capability == BATCH_KEY or not all(body.startswith(said) for body in bodies):
+        return bodies
+    return [b"{" + body[len(said) :] for body in bodies]
+
+
 @contextlib.asynccontextmanager
 async def connect(
     url: str | None = None,
@@ -166,10 +174,13 @@ class AmqpCarrier:
             ticket.message_id = message_id
         first = bundle[0]
         shared = all(ticket.capability == first.capability for ticket in bundle)
+        bodies = [ticket.body for ticket in bundle]
+        if shared:
+            bodies = _without_capability(bodies, first.capability)
         return Outgoing(
             exchange=TASKS.name,
             routing_key=first.capability if shared else BATCH_KEY,
-            body=first.body if len(bundle) == 1 else codec.join([t.body for t in bundle]),
+            body=bodies[0] if len(bundle) == 1 else codec.join(bodies),
             message_id=message_id,
             type=TASK_TYPE,
             correlation_id=lambda: self._replies.correlation_id,
