@@ -119,7 +119,7 @@ async def test_suspects_are_taken_one_at_a_time_and_as_suspects() -> None:
     for queue in ("lane.a.plain", "lane.a.plain.suspect"):
         taking = Taking(plain)
         delivery: Any = Delivery(envelope("1", capability="a.task"))
-        taking.hot.consumers[queue]._handle(delivery)
+        taking.hot.consumers[queue]._deliveries.hand(delivery)
         taken += [job.suspect for job in taking.agent.work.waiting]
     assert taken == [False, True]
 

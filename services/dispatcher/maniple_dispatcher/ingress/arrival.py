@@ -12,7 +12,7 @@ from maniple.amqp import Delivery
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.messages import MAX_TTL, REPEATED_HEADER, TASK_TYPE
 from maniple.topology import REPLY_PREFIX, RESERVED_PREFIX
-from maniple_runtime.direct_replies import is_direct, node_of
+from maniple_runtime.direct_replies import PREFIX, node_of
 
 # What stands for bytes that are not UTF-8 (`maniple.amqp.wire.properties`); it is longer than they
 # were, so a property that has it might not fit where it is to be sent.
@@ -137,7 +137,7 @@ def check_reply_to(reply_to: str) -> None:
             ErrorCode.FORBIDDEN, f"reply_to must not begin with {RESERVED_PREFIX!r}"
         )
     # An address of direct reply-to that a broker cannot decode may cost the connection.
-    undecodable = is_direct(reply_to) and node_of(reply_to) is None
+    undecodable = reply_to.startswith(PREFIX) and node_of(reply_to) is None
     if undecodable or not _REPLY_TO.fullmatch(reply_to):
         raise InvalidMessage(ErrorCode.FORBIDDEN, "reply_to is not the name of a queue")
 

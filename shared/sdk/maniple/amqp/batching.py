@@ -47,6 +47,8 @@ class Bundler(Generic[T]):
         self._items: deque[tuple[T, int]] = deque()
         self._sends: dict[asyncio.Future[None], list[T]] = {}
         self._timer: asyncio.Handle | None = None
+        self._is_full = False
+        """Whether full bundles are sent in the next turn of the loop."""
 
     def __len__(self) -> int:
         """Items that wait for a send."""
@@ -63,9 +65,9 @@ class Bundler(Generic[T]):
         if len(self._items) < self.max_items:
             if self._timer is None:
                 self._schedule()
-            return
-        while len(self._items) >= self.max_items and len(self._sends) < self._window:
-            self._start()
+        elif not self._is_full:
+            self._is_full = True
+            asyncio.get_running_loop().call_soon(self._send_full)
 
     def withdraw(self) -> list[T]:
         """Take back what waits for a send."""
@@ -97,6 +99,14 @@ class Bundler(Generic[T]):
         else:
             # The next turn of the loop: what this turn delivers travels together.
             self._timer = loop.call_soon(self._flush)
+
+    def _send_full(self) -> None:
+        """Send what is full; the rest waits for company."""
+        self._is_full = False
+        while len(self._items) >= self.max_items and len(self._sends) < self._window:
+            self._start()
+        if self._items and self._timer is None:
+            self._schedule()
 
     def _flush(self) -> None:
         self._timer = None

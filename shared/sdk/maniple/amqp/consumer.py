@@ -12,7 +12,6 @@ from maniple.amqp.delivery import Delivery, UnsettledDeliveries, raise_error
 from maniple.amqp.supervision import CLOSE_TIMEOUT, safely
 from maniple.amqp.wire.broker_connection import Connection
 from maniple.amqp.wire.channel import Channel
-from maniple.amqp.wire.requests import Message
 
 QUIET = 0.05
 APPLY = 0.2
@@ -55,7 +54,6 @@ class Consumer:
         self.owner = owner
         self._on_lost = on_lost
         self.queue = queue
-        self._handle = handle
         self.prefetch = prefetch
         self._arguments = arguments
         self._consumer_tag = ""
@@ -67,16 +65,17 @@ class Consumer:
         self._paused = False
         self._stale = False
         self._budget = budget
+        self._deliveries = UnsettledDeliveries(queue, handle)
         self._share: ByteShare | None = None
         if budget is not None:
             self._share = ByteShare(
                 budget,
                 queue,
-                self._hand,
+                self._deliveries.hand,
                 prefetch=lambda: self.prefetch,
                 changed=None if steady else self._refit,
             )
-        self._deliveries = UnsettledDeliveries(self._share)
+            self._deliveries.count_by(self._share)
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -265,30 +264,12 @@ class Consumer:
         return self.prefetch if share is None else share.prefetch
 
     async def _consume(self, channel: Channel, prefetch: int) -> None:
-        deliveries = self._deliveries
-        generation = deliveries.generation
+        taker = self._deliveries.taker()
         await channel.basic_qos(prefetch_count=prefetch)
-
-        def deliver(message: Message) -> None:
-            if generation != deliveries.generation:
-                return
-            delivery = Delivery(deliveries, message, generation)
-            deliveries.unsettled[delivery.tag] = delivery
-            share = self._share
-            if share is None or share.count_delivery(delivery, len(deliveries.unsettled)):
-                self._hand(delivery)
-
-        tag = await channel.basic_consume(self.queue, deliver, arguments=self._arguments)
+        tag = await channel.basic_consume(self.queue, taker, arguments=self._arguments)
         if channel is self._channel:
             self._consumer_tag = tag
             self._in_force = prefetch
-
-    def _hand(self, delivery: Delivery) -> None:
-        try:
-            self._handle(delivery)
-        except Exception:  # noqa: BLE001 - a message must not be held for ever, whatever is wrong
-            _log.exception("a delivery from %s cannot be handled", self.queue)
-            delivery.reject()
 
 
 async def close_channel(channel: Channel) -> None:

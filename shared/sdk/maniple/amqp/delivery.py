@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from maniple.amqp.wire.amqp_errors import AmqpError
@@ -10,6 +12,8 @@ from maniple.amqp.wire.requests import Message
 
 if TYPE_CHECKING:
     from maniple.amqp.byte_budget import ByteShare
+
+_log = logging.getLogger(__name__)
 
 
 class Receiver(Protocol):
@@ -97,9 +101,11 @@ class UnsettledDeliveries:
     one for each that overtook a slower one. `generation` counts connections.
     """
 
-    def __init__(self, share: "ByteShare | None" = None) -> None:
-        """Begin without a channel; a `share` of a budget counts what is not settled."""
-        self._share = share
+    def __init__(self, queue: str, handle: Callable[[Delivery], None]) -> None:
+        """Begin without a channel; `handle` gets what comes from the queue."""
+        self._queue = queue
+        self._handle = handle
+        self._share: ByteShare | None = None
         self.channel: Channel | None = None
         self.generation = 0
         self.unsettled: dict[int, Delivery] = {}
@@ -122,6 +128,33 @@ class UnsettledDeliveries:
         self.unsettled.clear()
         self._settled.clear()
         self._rejected.clear()
+
+    def count_by(self, share: "ByteShare") -> None:
+        """Count what is not settled by a share of a budget, which tells what is to be handled."""
+        self._share = share
+
+    def taker(self) -> Callable[[Message], None]:
+        """Return what takes the messages of one subscription, as long as its channel stands."""
+        generation = self.generation
+
+        def take(message: Message) -> None:
+            if generation != self.generation:
+                return
+            delivery = Delivery(self, message, generation)
+            self.unsettled[delivery.tag] = delivery
+            share = self._share
+            if share is None or share.count_delivery(delivery, len(self.unsettled)):
+                self.hand(delivery)
+
+        return take
+
+    def hand(self, delivery: Delivery) -> None:
+        """Have a delivery handled; one on which that raises is refused."""
+        try:
+            self._handle(delivery)
+        except Exception:  # noqa: BLE001 - a message must not be held for ever, whatever is wrong
+            _log.exception("a delivery from %s cannot be handled", self._queue)
+            delivery.reject()
 
     def ack(self, delivery: Delivery) -> None:
         """Settle a delivery; see `Delivery.ack`."""
