@@ -4,10 +4,10 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from flaky_network import FlakyNetwork
 from link_bench import Bench, bench, channel_of, connected, depth, done, new_queue, numbers
