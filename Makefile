@@ -2,7 +2,7 @@
 # with `setup`, which is quick when done.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup demo test test-system check bench walk campaign floods up down
+.PHONY: help setup demo test test-system check bench walk campaign floods soak up down
 
 # Test processes, each with a RabbitMQ and a Consul of its own: more than processors, as tests mostly wait.
 WORKERS ?= 3
@@ -41,7 +41,7 @@ demo: setup ## a cluster of three agents analyses the standard library, and one 
 test: setup ## tests against real servers, in simulated time, of documents and units, in three processes
 	@uv run --no-sync pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=20
 
-test-system: setup ## whole clusters, one test after the other: faults, alerts, rates, the demo, Docker if it is there
+test-system: setup ## whole clusters, one test after the other: faults, a soak, alerts, rates, the demo, Docker if it is there
 	@uv run --no-sync pytest --durations=20 tests/system
 
 check: setup ## lint, format, types, import contracts
@@ -61,3 +61,6 @@ floods: setup ## what hostile publishers do to a neighbour and to a dispatcher's
 
 campaign: setup ## inject every fault, print the matrix and write docs/failure-matrix.md; ARGS=--help tells more
 	@PYTHONPATH=tests/support:tests uv run --no-sync python -m system.campaign $(ARGS)
+
+soak: setup ## an hour at 2,000 tasks a second with agents killed and connections closed: nothing grows, no task is lost
+	@PYTHONPATH=tests/support:tests uv run --no-sync python -m system.soak $(ARGS)
