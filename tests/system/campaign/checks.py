@@ -10,7 +10,7 @@ from maniple_cli.dev_cluster.child import Death
 from maniple_cli.dev_cluster.cluster import Cluster
 from maniple_cli.dev_cluster.http import fetch
 from maniple_runtime.events import AgentFailed
-from system.brokers import Broker
+from rabbitmqctl import Commanded
 from system.campaign import courier
 from system.campaign.history import History
 from system.campaign.measure import Evidence
@@ -27,7 +27,7 @@ def unexpected(deaths: Collection[Death], killed: Collection[int]) -> Iterator[s
             yield f"{death.name} died by itself with {death.cause}: {death.tail[-500:]}"
 
 
-async def left_in_queues(broker: Broker, vhost: str) -> list[str]:
+async def left_in_queues(broker: Commanded, vhost: str) -> list[str]:
     """Tell which queues, but for streams, still have messages once all have been acknowledged."""
     left: list[str] = []
     for _ in range(QUEUE_LOOKS):
