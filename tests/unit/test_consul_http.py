@@ -1,5 +1,7 @@
 """`maniple_runtime.consul.client` and what is no Consul's answer, over HTTP."""
 
+import contextlib
+import gc
 import threading
 from collections.abc import Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +12,7 @@ import pytest
 from maniple_runtime.consul import client as consul_module
 from maniple_runtime.consul.catalog import Ailing, CatalogEntry, Instance
 from maniple_runtime.consul.client import Consul, ConsulRefused, ConsulUnavailable
+from waiting import wait_until
 
 
 class Rubbish(BaseHTTPRequestHandler):
@@ -32,11 +35,26 @@ class Rubbish(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class KeepsAlive(Rubbish):
+    """Leaves connections open, as Consul does, and counts them."""
+
+    protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.open.add(self)  # type: ignore[attr-defined]
+
+    def finish(self) -> None:
+        super().finish()
+        self.server.open.discard(self)  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def server() -> Iterator[Any]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Rubbish) as serving:
         found: Any = serving
         found.status, found.body, found.told = 200, b"", {"X-Consul-Index": "7"}
+        found.open = set()
         thread = threading.Thread(target=serving.serve_forever, daemon=True)
         thread.start()
         yield found
@@ -148,3 +166,20 @@ async def test_one_odd_entry_costs_no_other(server: Any) -> None:
     _, entries = await consul.kv_list("a/")
     assert [entry.key for entry in entries] == ["a/b"]
     consul.close()
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_a_watch_leaves_no_connection_to_the_garbage_collector(
+    server: Any, status: int
+) -> None:
+    server.RequestHandlerClass, server.status, server.body = KeepsAlive, status, b"[]"
+    consul = Consul(f"http://127.0.0.1:{server.server_port}")
+    gc.disable()
+    try:
+        for _ in range(3):
+            with contextlib.suppress(ConsulUnavailable):
+                await consul.watch("a/", 3, 0.1)
+        await wait_until(lambda: not server.open)
+    finally:
+        gc.enable()
+        consul.close()

@@ -12,7 +12,7 @@ from statistics import median
 
 PARTS = 10  # the first warms up, the second is what the last is compared with
 FLAT = 1.1  # by which memory may have changed
-HANDLES = 2  # descriptors that may be open for a moment
+HANDLES = 3  # descriptors: of the four threads that ask Consul each connects when first needed
 OBJECTS = 5  # the same of the broker's; an agent has more, so that what one leaves behind is seen
 WAITING_SECONDS = 1.0  # of tasks by which a queue may be longer: a burst, not a trend
 CARRIED = 0.98  # of the rate

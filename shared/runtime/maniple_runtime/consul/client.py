@@ -254,9 +254,15 @@ class Consul:
         return await asyncio.get_running_loop().run_in_executor(self._pool, in_thread)
 
     async def _call_alone(self, work: Callable[[Any], T], timeout: float) -> T:
-        return await in_thread_alone(
-            lambda: _translated(work, self._client(timeout)), "consul-watch"
-        )
+        def in_thread() -> T:
+            client = self._client(timeout)
+            try:
+                return _translated(work, client)
+            finally:
+                # Client and parts refer to each other: a collection would close it, some day.
+                client.http.session.close()
+
+        return await in_thread_alone(in_thread, "consul-watch")
 
 
 def http_check(instance: str) -> str:
