@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from maniple_policies.digests import digest
+from maniple.digests import digest
 from maniple_runtime.control.messages import (
     COMMANDS,
     AgentDescription,

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 import maniple_policy.records_on_disk
+from maniple.digests import digest
 from maniple_policies import InForce, Policy, PolicySet, Where, parse_policy
-from maniple_policies.digests import digest
 from maniple_policy.domain.changes import Wanted
 from maniple_policy.domain.records import Revision
 from maniple_policy.store import Store

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Union
 from pydantic import Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema
 
+from maniple.digests import canonical
 from maniple_policies.bounds import CEILING, PLAIN
-from maniple_policies.digests import canonical
 from maniple_policies.matching import NEW, StrictModel
 from maniple_policies.policy import Policy
 from maniple_policies.registry import KINDS

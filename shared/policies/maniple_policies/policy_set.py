@@ -10,9 +10,9 @@ from typing import Any, Self, TypeVar, cast
 
 from pydantic import TypeAdapter
 
+from maniple.digests import digest_of
 from maniple.messages import RetryPlan
 from maniple_policies.bounds import Ceiling
-from maniple_policies.digests import digest_of
 from maniple_policies.documents import InForce
 from maniple_policies.matching import REGION
 from maniple_policies.policy import Policy

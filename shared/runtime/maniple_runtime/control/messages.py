@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from maniple.digests import digest
 from maniple.open_enum import OpenEnum
-from maniple_policies.digests import digest
 from maniple_runtime.control.agent_timings import ReportedTimings
 from maniple_runtime.control.field_types import (
     MOST_CONNECTIONS,
