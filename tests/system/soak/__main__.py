@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=Options.minutes)
     parser.add_argument("--rate", type=float, default=Options.rate, help="tasks a second")
-    parser.add_argument("--logs", type=Path, help="where to put the logs of all processes")
+    parser.add_argument("--logs", type=Path, help="where to put all logs and samples")
     given = parser.parse_args()
     if given.minutes < LEAST:
         parser.error(f"--minutes is at least {LEAST:g}: before that, processes still warm up")

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
 
 from holding import meanwhile
 from maniple.amqp import AmqpConnection
 from maniple_cli.dev_cluster.cluster import Cluster, ClusterOptions
+from maniple_cli.dev_cluster.errors import LocalError
 from maniple_runtime.records import RecordReader
 from paths import PYTHONPATH, ROOT
 from rabbitmqctl import Installed, close_connection
@@ -50,7 +51,7 @@ class Options:
     minutes: float = 60.0
     rate: float = 2000.0
     logs: Path | None = None
-    """Where to put the logs of all processes."""
+    """Where to put the logs of all processes, and the samples."""
 
     @property
     def seconds(self) -> float:
@@ -127,10 +128,18 @@ class Soak:
 
     async def _close(self) -> None:
         for owner in OWNERS:
-            closed = await close_connection(self.broker, owner)
+            try:
+                closed = await close_connection(self.broker, owner)
+            except LocalError:  # one that was closing already, or yet to be opened, ends the rest
+                closed = 0
             self.closed += closed
             self._last = f"{closed} connections of {owner.rstrip('-')} were closed"
             await asyncio.sleep(APART)
+
+    def spared(self) -> list[str]:
+        """Tell what was not done to the cluster that had to be."""
+        done = {"no agent was killed": len(self.killed), "no connection was closed": self.closed}
+        return [said for said, count in done.items() if not count]
 
     async def follow(self, client: asyncio.subprocess.Process) -> None:
         """Take what the submitter says until it ends; end it when it hears nothing for a minute."""
@@ -205,9 +214,10 @@ async def run(options: Options, folder: Path, show: Show) -> Outcome:
                 await hold_within(lambda: soak.accounts.complete, SILENCE)
             left = [] if client.returncode == 0 else [await _ended(client, folder)]
         left += await checks.left_in_queues(soak.broker, cluster.servers.environment)
+        left += soak.spared()
         left += checks.unexpected(cluster.deaths, soak.killed)
         if options.logs:
-            shutil.copytree(cluster.data_dir / "logs", options.logs, dirs_exist_ok=True)
+            await asyncio.to_thread(_keep, cluster, sampler.samples, options.logs)
     pace = Pace(options.rate, soak.accounts.submitted / max(soak.took, 1.0))
     shortest = SHORTEST * options.seconds
     flat = list(breaches(sampler.samples, pace, shortest))
@@ -215,6 +225,12 @@ async def run(options: Options, folder: Path, show: Show) -> Outcome:
     return Outcome(
         soak.accounts, sampler.samples, pace, len(soak.killed), soak.closed, shortest, complaints
     )
+
+
+def _keep(cluster: Cluster, samples: Samples, folder: Path) -> None:
+    """Keep what explains a soak: all logs, and all samples as JSON."""
+    shutil.copytree(cluster.data_dir / "logs", folder, dirs_exist_ok=True)
+    (folder / "samples.json").write_text(json.dumps(asdict(samples)))
 
 
 async def _ended(client: asyncio.subprocess.Process, folder: Path) -> str:
