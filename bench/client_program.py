@@ -16,6 +16,7 @@ from maniple_runtime.event_loop import new_event_loop
 KINDS = {
     "sdk": "bench.maniple_side",
     "plain": "bench.plain_side",
+    "flooder": "bench.plain_side",
     "celery": "bench.celery_side",
     "dramatiq": "bench.dramatiq_side",
     "taskiq": "bench.taskiq_side",

@@ -25,6 +25,7 @@ from maniple.messages import TASK_TYPE
 from maniple.timings import Timings
 from maniple.topology import REPLY_PREFIX
 from maniple_dispatcher.affinity.assignment import Assignment
+from maniple_dispatcher.egress.lane_bundles import Readers
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.egress.lane_publisher import LanePublisher
 from maniple_dispatcher.ingress.long_messages import LongMessages
@@ -109,6 +110,7 @@ class Dispatcher:
             traces=traces,
             bulkheads=BulkheadCounts(fleet, clock.monotonic),
             deadlines=deadlines,
+            readers=Readers(records=True, bundles=True),
         )
         self.lanes.learn_times(CAPABILITY, 10_000, 1e-5)  # so that bundles are full
         pipeline = Pipeline(

@@ -12,6 +12,7 @@ from bench.tally import TALLY_VARIABLE, Tally
 from maniple import task
 
 CAPABILITY = "bench.noop"
+OTHER = "bench.other"
 COUNTED = "bench.counted"
 SLEEP = "bench.sleep"
 BURN = "bench.burn"
@@ -40,6 +41,12 @@ def _tally() -> Tally:
 @task(CAPABILITY)
 async def noop(payload: Any) -> Any:
     """Return the payload."""
+    return payload
+
+
+@task(OTHER)
+async def other(payload: Any) -> Any:
+    """Return the payload: what somebody else wants while the others are flooded."""
     return payload
 
 

@@ -40,6 +40,7 @@ class PlainClient:
         self._unconfirmed: set[int] = set()
         self._tag = 0  # of the last message with a confirm
         self._missing = self._under_way = 0
+        self._watching = False
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
         self._room = asyncio.Event()
@@ -112,6 +113,31 @@ class PlainClient:
             **spread(from_due(due, ended)),
         }
 
+    async def watch(self, rate: float, capability: str) -> list[tuple[float, float]]:
+        """Publish single tasks at a fixed rate until `unwatch`.
+
+        Return of each when it was due (`time.time`) and how many seconds later its result came.
+        """
+        self._watching = True
+        arrivals = Arrivals(rate, TIMEOUT, time.time)
+        self._expect(arrivals.count)
+        sent = []
+        async for number in arrivals:
+            if not self._watching:
+                break
+            sent.append(self._publish_replied(number, capability))
+        self._missing -= arrivals.count - len(sent)
+        if self._missing:
+            await self._all_here()
+        wall = time.time() - time.perf_counter()
+        ended = [self._outputs[task_id][0] + wall for task_id in sent]
+        due = [arrivals.due(number) for number in range(len(sent))]
+        return list(zip(due, from_due(due, ended), strict=True))
+
+    def unwatch(self) -> None:
+        """Publish no more."""
+        self._watching = False
+
     async def _channel(self) -> Any:
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._connection.channel(on_open_callback=opened.set_result)
@@ -146,13 +172,13 @@ class PlainClient:
             self._under_way += 1
             self._unconfirmed.add(self._tag)
 
-    def _publish_replied(self, payload: int) -> str:
+    def _publish_replied(self, payload: int, capability: str = CAPABILITY) -> str:
         task_id = new_id()
         properties = pika.BasicProperties(
             message_id=task_id, correlation_id=task_id, reply_to=REPLY_TO, delivery_mode=2
         )
         body = b'{"payload":%d}' % payload
-        self._replied.basic_publish(EXCHANGE, CAPABILITY, body, properties)
+        self._replied.basic_publish(EXCHANGE, capability, body, properties)
         self._under_way += 1
         return task_id
 
@@ -184,7 +210,10 @@ def body_of(size: int, payload_bytes: int) -> bytes:
 
 @asynccontextmanager
 async def client(environ: Mapping[str, str]) -> AsyncIterator[dict[str, Action]]:
-    """Give what submits: `replied`, `unreplied`, and `open` with replies at a fixed rate."""
+    """Give what submits: `replied`, `unreplied`, and `open` with replies at a fixed rate.
+
+    `watch` does what `open` does, but beside other commands, until `watched` asks what it found.
+    """
     plain, tally = PlainClient(environ[URL_VARIABLE]), Tally(Path(environ[TALLY_VARIABLE]))
     await plain.open()
 
@@ -197,7 +226,23 @@ async def client(environ: Mapping[str, str]) -> AsyncIterator[dict[str, Action]]
     async def open_loop(command: Mapping[str, Any]) -> dict[str, Any]:
         return await plain.open_loop(command["rate"], command["seconds"])
 
+    watching: list[asyncio.Task[list[tuple[float, float]]]] = []
+
+    async def watch(command: Mapping[str, Any]) -> dict[str, Any]:
+        watching.append(asyncio.create_task(plain.watch(command["rate"], command["capability"])))
+        return {}
+
+    async def watched(_: Mapping[str, Any]) -> dict[str, Any]:
+        plain.unwatch()
+        return {"each": await watching.pop()}
+
     try:
-        yield {"replied": replied, "unreplied": unreplied, "open": open_loop}
+        yield {
+            "replied": replied,
+            "unreplied": unreplied,
+            "open": open_loop,
+            "watch": watch,
+            "watched": watched,
+        }
     finally:
         await plain.close()

@@ -125,9 +125,11 @@ async def running_bench(
         await asyncio.sleep(REST)
         at_rest = resident(cluster)
         info, folder = cluster.ready_info(), cluster.data_dir / "logs"
+        outside = {URL_VARIABLE: info["broker_url"], **tally}
         environs = {
             "sdk": {URL_VARIABLE: info["client_url"], **(extra or {})},
-            "plain": {URL_VARIABLE: info["broker_url"], **tally},
+            "plain": outside,
+            "flooder": outside,
         }
         peers = [kind for kind in kinds if kind in PEERS]
         url = await add_vhost(cluster) if peers else ""

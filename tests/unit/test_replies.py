@@ -167,7 +167,7 @@ class Wire:
     def __init__(self) -> None:
         self.sent: list[ConfirmCallback] = []
 
-    def add_item(self, _key: str, _encoded: bytes, done: ConfirmCallback) -> None:
+    def add_item(self, _key: str, _encoded: bytes, done: ConfirmCallback, _count: int) -> None:
         self.sent.append(done)
 
     def withdraw(self, _key: str) -> list[ConfirmCallback]:
@@ -189,7 +189,7 @@ async def test_only_a_queue_that_confirms_nothing_is_given_up_for_want_of_room(
     monkeypatch.setattr(replies, "REPLY_BYTES", 5 * replies.BESIDES)
     wire, done, dropped = Wire(), Counter[str](), Counter[str]()
     times = Queues(patience=0.0, silence=10.0)
-    in_flight = Replies(lambda: dropped.update(["one"]), times, lambda: now)
+    in_flight = Replies(lambda count: dropped.update({"one": count}), times, lambda: now)
     for number in range(TASKS):
         ended = partial(_count, done, str(number))
         in_flight.send_reply((cast("BatchPublisher", wire), "me"), b"", ended)

@@ -6,12 +6,12 @@ And the room in bulkheads that the tasks of bundles take meanwhile.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from msgspec import Raw
+from msgspec.structs import replace
 
 from maniple.amqp import Delivery
 from maniple.attempts import context_of

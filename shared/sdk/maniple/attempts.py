@@ -5,11 +5,10 @@ Used by agents and by `maniple.testing`, so that a test sees what a cluster woul
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, Struct
 from msgspec.structs import replace
 
 from maniple.delay_tiers import delay_tier
@@ -21,8 +20,7 @@ from maniple.tasks import DEFAULT_ATTEMPTS, DEFAULT_TIMEOUT, TaskContext, TaskDe
 NO_PLAN = RetryPlan()
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(Struct, frozen=True):
     """When and where an attempt ran; without agent and start for a task that never started."""
 
     agent: str | None
@@ -40,8 +38,7 @@ class Ran:
         return math.inf if now is None else (deadline - now).total_seconds()
 
 
-@dataclass(frozen=True, slots=True)
-class NextAttempt:
+class NextAttempt(Struct, frozen=True):
     """Another attempt, after `delay` seconds in a delay tier; `code` is why."""
 
     tier: float

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 import structlog
+from msgspec import Struct
 
 from maniple.errors import ProgressDropped
 from maniple.messages import TaskInfo
@@ -42,8 +42,7 @@ current_task: ContextVar["TaskContext | None"] = ContextVar("maniple_current_tas
 """The task whose handler runs here: log lines written meanwhile are about it."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskContext:
+class TaskContext(Struct, frozen=True):
     """What a handler gets as its second parameter, if it has one.
 
     `timeout` is the seconds that this attempt has, `traceparent` its position in its trace.

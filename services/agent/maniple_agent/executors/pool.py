@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
+
+from msgspec import Struct
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,8 +29,7 @@ LEFT_AFTER = 1.0
 """Seconds that a call may go on after its task, or wait for a thread, without being counted."""
 
 
-@dataclass(slots=True, eq=False)
-class Caller:
+class Caller(Struct, eq=False):
     """A handler: what it started keeps this for as long as it goes on, and nothing else of it."""
 
     name: str

@@ -6,16 +6,18 @@ copy is sent to wait (`InFlightPublishes`): the task may run twice, but it holds
 is not lost.
 """
 
-import dataclasses
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from maniple.amqp import Publisher
+from maniple.amqp.batching import MAX_ITEMS
 from maniple.clock import Clock
 from maniple.codec import encode
 from maniple.errors import ManipleError, PublishRefused
@@ -50,7 +52,7 @@ from maniple_dispatcher.egress.lane_bundles import LaneBundles, Readers
 from maniple_dispatcher.egress.lane_deadlines import LaneDeadlines
 from maniple_dispatcher.egress.mirrors import MIRROR_SECONDS, MirrorPublisher
 from maniple_dispatcher.egress.waits import WaitingTasks
-from maniple_dispatcher.ingress.admission import acceptance, common_part, join_groups, shared_by
+from maniple_dispatcher.ingress.admission import acceptance, acceptances, shared_by
 from maniple_dispatcher.limits.bulkhead_counts import BulkheadCounts
 from maniple_dispatcher.pipeline.verdicts import (
     SELDOM,
@@ -76,6 +78,10 @@ from maniple_runtime.publish.confirm import (
     InFlightPublishes,
     Key,
     Settlement,
+    Together,
+    Turn,
+    tell,
+    together,
 )
 from maniple_runtime.telemetry import Metrics
 
@@ -100,14 +106,27 @@ class _Withdrawn(ManipleError):
         self.why = why
 
 
-class _Try(Struct, frozen=True, eq=False):
-    """The `done` of a publish of a task."""
+_Ticket = InFlightPublish[_Going]
 
-    ticket: InFlightPublish[_Going]
-    told: Callable[["_Try", ManipleError | None], None]
+
+class _Try(Struct, frozen=True, eq=False):
+    """The `done` of a publish of tasks that go to the same place."""
+
+    tickets: list[_Ticket]
+    told: Callable[[_Ticket, ManipleError | None], None]
 
     def __call__(self, error: ManipleError | None) -> None:
-        self.told(self, error)
+        tell([partial(self.told, ticket) for ticket in self.tickets], error)
+
+
+class _Accepted(Struct, eq=False):
+    """Tasks that are accepted together, the first of them, and what they have in common."""
+
+    first: Envelope
+    shared: tuple[Any, ...]
+    ids: list[str]
+    dones: list[ConfirmCallback]
+    traceparents: dict[str, str]
 
 
 class AcceptedRecords:
@@ -119,30 +138,44 @@ class AcceptedRecords:
 
     def __init__(self, publisher: Publisher, metrics: Metrics, readers: Readers) -> None:
         """Publish through `publisher`, what the `readers` read."""
-        one = BatchOptions(insist=True, patience=RECORD_PATIENCE, metrics=metrics)
-        self._each = BatchPublisher(publisher, EVENTS, ACCEPTED_TYPE, one)
-        grouped = dataclasses.replace(one, join=join_groups)
-        self._groups = BatchPublisher(publisher, EVENTS, GROUPS_TYPE, grouped)
+        options = BatchOptions(insist=True, patience=RECORD_PATIENCE, metrics=metrics)
+        self._each = BatchPublisher(publisher, EVENTS, ACCEPTED_TYPE, options)
+        self._groups = BatchPublisher(publisher, EVENTS, GROUPS_TYPE, options)
         self._readers = readers
-        self._last: tuple[Any, ...] = ()
-        self._common = b""
+        self._group: _Accepted | None = None
+        self._ends = False
 
     def add_record(self, envelope: Envelope, done: ConfirmCallback) -> None:
         """Record that the lane of a task has it."""
         if not self._readers.records:
             self._each.add_item(ACCEPTED_KEY, encode(acceptance(envelope)), done)
             return
-        shared = shared_by(envelope)
-        if shared != self._last:
-            self._last, self._common = shared, common_part(shared)
-        item = b"%b\n%b" % (self._common, encode(envelope.id))
+        group, shared = self._group, shared_by(envelope)
+        if group is None or group.shared != shared or len(group.ids) >= MAX_ITEMS:
+            self._end_group()
+            group = self._group = _Accepted(envelope, shared, [], [], {})
+            if not self._ends:
+                self._ends = True
+                asyncio.get_running_loop().call_soon(self._end_turn)
+        group.ids.append(envelope.id)
+        group.dones.append(done)
         trace = envelope.traceparent
         if trace is not None and not is_of_id(trace, envelope.id):
-            item += b"\n" + encode(trace)
-        self._groups.add_item(ACCEPTED_KEY, item, done)
+            group.traceparents[envelope.id] = trace
+
+    def _end_turn(self) -> None:
+        self._ends = False
+        self._end_group()
+
+    def _end_group(self) -> None:
+        group, self._group = self._group, None
+        if group is not None:
+            record = encode(acceptances(group.first, group.ids, group.traceparents))
+            self._groups.add_item(ACCEPTED_KEY, record, together(group.dones), len(group.ids))
 
     async def drain_records(self) -> None:
         """Return when all are confirmed."""
+        self._end_group()
         await self._each.drain()
         await self._groups.drain()
 
@@ -178,6 +211,7 @@ class LanePublisher:
         self._assignment = assignment
         readers = readers or Readers()
         self._bundles = LaneBundles(publisher, metrics, assignment, self._headers_of, readers)
+        self._turn: Turn[tuple[Key, bool], _Ticket] = Turn(self._send, self._most)
         self._rounds: dict[str, str] = {}
         sizes = self._bundles.sizes
         copies = BatchOptions(size_of=sizes.size, timeout=MIRROR_SECONDS, metrics=metrics)
@@ -369,7 +403,9 @@ class LanePublisher:
     async def drain_lanes(self) -> None:
         """Return when everything on its way has been confirmed."""
         await self._admissions.drain()
-        await self._bundles.drain_bundles()
+        for _ in range(2):  # what an agent's own queue refuses goes to a lane
+            self._turn.end()
+            await self._bundles.drain_bundles()
         await self._mirrors.drain_mirrors()
         await self._waits.drain_waits()
         await self._records.drain_records()
@@ -394,14 +430,21 @@ class LanePublisher:
         # What comes back from the lane has been accepted, and is not announced again; it begins
         # anew to wait.
         accepted = encode(replace(envelope, accepted=True, waits=0))
-        self._bundles.publishers[destination[0], going.alone].add_item(
-            destination[1], accepted, _Try(ticket, self._told)
-        )
+        self._turn.add((destination, going.alone), accepted, ticket)
 
-    def _told(self, tried: _Try, error: ManipleError | None) -> None:
+    def _most(self, place: tuple[Key, bool]) -> int:
+        (exchange, key), alone = place
+        return self._bundles.publishers[exchange, alone].most(key)
+
+    def _send(self, place: tuple[Key, bool], tasks: Together[_Ticket]) -> None:
+        """Publish tasks that go to the same place."""
+        (exchange, key), alone = place
+        done, count = _Try(tasks.members, self._told), len(tasks.members)
+        self._bundles.publishers[exchange, alone].add_item(key, tasks.joined(), done, count)
+
+    def _told(self, ticket: _Ticket, error: ManipleError | None) -> None:
         """Settle or go on with a task, now that it is known what became of its publish."""
-        ticket, going = tried.ticket, tried.ticket.item
-        is_answer = error is None or isinstance(error, PublishRefused)
+        going, is_answer = ticket.item, error is None or isinstance(error, PublishRefused)
         if error is None:
             self._reached(ticket)
         if is_answer:
@@ -417,7 +460,7 @@ class LanePublisher:
         else:
             self._not_taken(ticket, error)
 
-    def _not_taken(self, ticket: InFlightPublish[_Going], error: ManipleError) -> None:
+    def _not_taken(self, ticket: _Ticket, error: ManipleError) -> None:
         going = ticket.item
         if isinstance(error, _Withdrawn):
             self._refused(ticket.key, going, error.why)
@@ -436,7 +479,7 @@ class LanePublisher:
         if not going.back:  # what was in its lane before is not counted as on its way there
             self._bulkheads.arrived(going.envelope)
 
-    def _reached(self, ticket: InFlightPublish[_Going]) -> None:
+    def _reached(self, ticket: _Ticket) -> None:
         if ticket.key in self._backoff.failing:
             self._backoff.reopen(ticket.key)
         if ticket.key[0] == LANES.name:
@@ -455,7 +498,7 @@ class LanePublisher:
             known.note(envelope.lane, deadline)
 
     def _is_given_up(self, done: ConfirmCallback) -> bool:
-        return isinstance(done, _Try) and self._in_flight.is_given_up(done.ticket)
+        return isinstance(done, _Try) and all(map(self._in_flight.is_given_up, done.tickets))
 
     def _withdraw(self, destination: Key, why: Waiting) -> None:
         """Withdraw what waits behind a bundle that found no way: none of it need be tried."""

@@ -13,7 +13,6 @@ from uuid import NAMESPACE_OID, uuid5
 
 from msgspec import Struct
 
-from maniple.codec import encode, join
 from maniple.errors import ErrorCode, InvalidMessage
 from maniple.identifiers import is_refusal, member_id
 from maniple.messages import (
@@ -38,7 +37,6 @@ from maniple_policies import Ceiling, Resolved
 
 _NAME = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_NAME}}}")
 UNKNOWN = "unknown"
-_NO_IDS = b'{"ids":[]'
 
 
 def recordable(capability: str) -> str:
@@ -271,30 +269,23 @@ shared_by: Callable[[Envelope], tuple[Any, ...]] = attrgetter(*_SHARED)
 """Returns what accepted tasks have in common if their records are one."""
 
 
-def common_part(shared: tuple[Any, ...]) -> bytes:
-    """Return what is in the records of all tasks that are `shared_by` these, besides their ids."""
-    fields = dict(zip(_SHARED, shared, strict=True))
-    fields["dispatched_at"] = fields["dispatched_at"] or fields["submitted_at"]
-    return encode(TasksAccepted(ids=(), **fields))[len(_NO_IDS) :]
-
-
-def join_groups(items: Iterable[bytes]) -> bytes:
-    """Return records of accepted tasks as one JSON array of `TasksAccepted`.
-
-    Each item has a task's common part, its id, and its traceparent unless that follows from it, all
-    of them as JSON and a line each.
-    """
-    groups: dict[bytes, list[list[bytes]]] = {}
-    for item in items:
-        common, *own = item.split(b"\n")
-        groups.setdefault(common, []).append(own)
-    return join([_group(common, members) for common, members in groups.items()])
-
-
-def _group(common: bytes, members: list[list[bytes]]) -> bytes:
-    ids = b'{"ids":[%b]%b' % (b",".join([own[0] for own in members]), common)
-    traces = [b":".join(own) for own in members if len(own) > 1]
-    return b'%b,"traceparents":{%b}}' % (ids[:-1], b",".join(traces)) if traces else ids
+def acceptances(
+    envelope: Envelope, ids: Iterable[str], traceparents: dict[str, str]
+) -> TasksAccepted:
+    """Return the record that tasks are accepted, with what is `shared_by` this one."""
+    return TasksAccepted(
+        ids=tuple(ids),
+        capability=envelope.capability,
+        lane=envelope.lane,
+        tenant=envelope.tenant,
+        labels=envelope.labels,
+        policies=envelope.policies,
+        clamped=envelope.clamped,
+        submitted_at=envelope.submitted_at,
+        dispatched_at=envelope.dispatched_at or envelope.submitted_at,
+        deadline=envelope.deadline,
+        traceparents=traceparents,
+    )
 
 
 def trace_of(

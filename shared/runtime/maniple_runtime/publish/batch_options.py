@@ -1,12 +1,11 @@
 """How a `BatchPublisher` makes and publishes its bundles."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from maniple.amqp.batching import MAX_ITEMS
 from maniple.clock import SYSTEM_CLOCK
-from maniple.codec import join
 from maniple_runtime.telemetry import Metrics
 
 WINDOW = 8  # bundles of a key that are in flight
@@ -42,8 +41,6 @@ class BatchOptions:
     """The headers of bundles of a key."""
     compresses: Callable[[str], bool] = _never
     """Whether all who read bundles of a key read them compressed."""
-    join: Callable[[Sequence[bytes]], bytes] = join
-    """Make the body of a bundle of its encoded items."""
     window: int = WINDOW
     """How many bundles of a key are in flight."""
     metrics: Metrics | None = None

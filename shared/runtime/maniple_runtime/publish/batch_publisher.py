@@ -9,12 +9,13 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+from msgspec import Struct
 from prometheus_client import Counter, Histogram
 
 from maniple.amqp import Outgoing, Publisher
 from maniple.amqp.batching import Bundler
 from maniple.clock import SYSTEM_CLOCK
-from maniple.codec import encode
+from maniple.codec import encode, join
 from maniple.compression import GZIP, LEAST, MOST_A_MEMBER, compressed
 from maniple.errors import PublishRefused
 from maniple.identifiers import new_id
@@ -41,7 +42,16 @@ from maniple_runtime.metric_names import (
     REPLIES_DROPPED,
 )
 from maniple_runtime.publish.batch_options import REFUSED_PAUSE, BatchOptions
-from maniple_runtime.publish.confirm import AllConfirmed, ConfirmCallback, as_ours, ignored, tell
+from maniple_runtime.publish.confirm import (
+    AllConfirmed,
+    ConfirmCallback,
+    Together,
+    Turn,
+    as_ours,
+    ignored,
+    tell,
+    together,
+)
 from maniple_runtime.publish.record_first import RecordFirst
 from maniple_runtime.publish.replies import Replies, Reply
 from maniple_runtime.telemetry import Metrics
@@ -54,6 +64,14 @@ SINGLES_WINDOW = 24
 RECORD_PATIENCE = 0.01
 # Progress is a courtesy: a queue that confirms none must not use up what others' may take.
 PROGRESS_SECONDS = 5.0
+
+
+class Item(Struct, eq=False):
+    """What was added: `count` values that are encoded, with commas between them."""
+
+    encoded: bytes
+    done: ConfirmCallback
+    count: int = 1
 
 
 class _Sent(NamedTuple):
@@ -83,7 +101,7 @@ class BatchPublisher:
         self._exchange = exchange.name
         self._type = message_type
         self._options = options
-        self._bundlers: dict[str, Bundler[tuple[bytes, ConfirmCallback]]] = {}
+        self._bundlers: dict[str, Bundler[Item]] = {}
         self._forget_at = MAX_KEYS
         self._answered, self._monotonic = options.answered, options.monotonic
         self._sent = None if options.metrics is None else self._counted(options.metrics)
@@ -100,10 +118,11 @@ class BatchPublisher:
             metrics.histograms(BUNDLE_TASKS),
         )
 
-    def add_item(self, key: str, encoded: bytes, done: ConfirmCallback) -> None:
-        """Send one encoded item under `key`."""
-        self.kept += len(encoded)
-        self._bundler(key).add((encoded, done), len(encoded))
+    def add_item(self, key: str, encoded: bytes, done: ConfirmCallback, count: int = 1) -> None:
+        """Send one encoded item under `key`, or `count` of them with commas between them."""
+        size = len(encoded)
+        self.kept += size
+        self._bundler(key).add(Item(encoded, done, count), size, count)
 
     def limit(self, key: str, max_items: int) -> None:
         """Bound bundles under `key` to `max_items`, while the key is in use."""
@@ -111,12 +130,17 @@ class BatchPublisher:
         if known is not None:
             known.max_items = max_items
 
+    def most(self, key: str) -> int:
+        """Return how many items a bundle under `key` has at most."""
+        known = self._bundlers.get(key)
+        return self._options.size_of(key) if known is None else known.max_items
+
     def withdraw(self, key: str) -> list[ConfirmCallback]:
         """Take back what waits under `key` and has not been sent; return whom to tell."""
         known = self._bundlers.get(key)
         items = [] if known is None else known.withdraw()
-        self.kept -= sum([len(encoded) for encoded, _ in items])
-        return [done for _, done in items]
+        self.kept -= sum([len(item.encoded) for item in items])
+        return [item.done for item in items]
 
     def cancel(self, key: str, given_up: Callable[[ConfirmCallback], bool]) -> None:
         """Give up bundles under `key` none of which anybody waits for; none is told of their end.
@@ -125,14 +149,14 @@ class BatchPublisher:
         """
         known = self._bundlers.get(key)
         if known is not None:
-            known.cancel(lambda item: given_up(item[1]))
+            known.cancel(lambda item: given_up(item.done))
 
     async def drain(self) -> None:
         """Return when everything added has been sent."""
         for bundler in list(self._bundlers.values()):
             await bundler.drain()
 
-    def _bundler(self, key: str) -> Bundler[tuple[bytes, ConfirmCallback]]:
+    def _bundler(self, key: str) -> Bundler[Item]:
         known = self._bundlers.get(key)
         if known is not None:  # one that is empty is false
             return known
@@ -148,7 +172,7 @@ class BatchPublisher:
         )
         return bundler
 
-    def _send(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> asyncio.Future[None]:
+    def _send(self, key: str, items: list[Item]) -> asyncio.Future[None]:
         message, options = self._message(key, items), self._options
         if options.insist or options.timeout is not None:
             sending: asyncio.Future[None] = asyncio.ensure_future(self._insist(message))
@@ -160,27 +184,28 @@ class BatchPublisher:
 
     def _ended(
         self,
-        items: list[tuple[bytes, ConfirmCallback]],
+        items: list[Item],
         size: int,
         since: float,
         sending: asyncio.Future[None],
     ) -> None:
-        self.kept -= sum([len(encoded) for encoded, _ in items])
+        self.kept -= sum([len(item.encoded) for item in items])
         if sending.cancelled():
             return
         failure = sending.exception()
         if failure is None:
-            self._count(len(items), size)
+            self._count(sum([item.count for item in items]), size)
             if self._answered is not None:
                 self._answered(since)
         elif isinstance(failure, PublishRefused) and not self._options.insist:
             self._count_refusal(failure)
-        tell((done for _, done in items), None if failure is None else as_ours(failure))
+        tell([item.done for item in items], None if failure is None else as_ours(failure))
 
-    def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
+    def _message(self, key: str, items: list[Item]) -> Outgoing:
         options, encoding = self._options, None
-        body = options.join([encoded for encoded, _ in items])
-        if LEAST <= len(body) <= MOST_A_MEMBER * len(items) and options.compresses(key):
+        body = join([item.encoded for item in items])
+        most = MOST_A_MEMBER * sum([item.count for item in items])
+        if LEAST <= len(body) <= most and options.compresses(key):
             body, encoding = compressed(body), GZIP
         return Outgoing(
             self._exchange,
@@ -227,13 +252,14 @@ class _ReplyPublisher(BatchPublisher):
         options = BatchOptions(size_of=lambda _: 1, window=SINGLES_WINDOW)
         super().__init__(publisher, DEFAULT, RESULT_TYPE, options)
 
-    def _message(self, key: str, items: list[tuple[bytes, ConfirmCallback]]) -> Outgoing:
-        ((encoded, reply),) = items
+    def _message(self, key: str, items: list[Item]) -> Outgoing:
+        (item,) = items
+        reply = item.done
         assert isinstance(reply, Reply)  # noqa: S101 - what is added here
         return Outgoing(
             "",
             key,
-            encoded,
+            item.encoded,
             message_id=new_id(),  # the task's id may be longer than AMQP takes here
             type=reply.type,
             correlation_id=reply.correlation_id,
@@ -262,6 +288,7 @@ class ResultPublisher:
         monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
     ) -> None:
         """Publish through `publisher`; replies to addresses that outsiders chose, by `replier`."""
+        self._turn: Turn[tuple[str, str | None], ConfirmCallback] = Turn(self._report)
         self._in_flight_replies = Replies(metrics.counter(REPLIES_DROPPED).inc, times, monotonic)
         records = BatchOptions(
             insist=True,
@@ -286,7 +313,7 @@ class ResultPublisher:
     @property
     def kept(self) -> int:
         """Bytes of results that were reported and are not recorded yet."""
-        return self._records.kept + self._verdicts.kept
+        return self._turn.kept + self._records.kept + self._verdicts.kept
 
     def report_result(
         self,
@@ -297,12 +324,28 @@ class ResultPublisher:
     ) -> None:
         """Record `result` and reply; `done` when both are confirmed, or the reply is late."""
         encoded = encode(result)
-        if reply_to is None:
-            self._records.add_item(result.capability, encoded, done)
+        if reply_to is None or reply_to.startswith(REPLY_PREFIX):
+            self._turn.add((result.capability, reply_to), encoded, done)
             return
         both = AllConfirmed(2, done).part
         self._records.add_item(result.capability, encoded, both)
         self.reply(encoded, reply_to, correlation_id, both)
+
+    def _report(self, places: tuple[str, str | None], results: Together[ConfirmCallback]) -> None:
+        """Record what has come in one turn, and send it to the SDK client that asked for it."""
+        capability, reply_to = places
+        encoded, count, done = (
+            results.joined(),
+            len(results.members),
+            together(results.members),
+        )
+        if reply_to is None:
+            self._records.add_item(capability, encoded, done, count)
+            return
+        both = AllConfirmed(2, done).part
+        self._records.add_item(capability, encoded, both, count)
+        place = (self._replies, reply_to.removeprefix(REPLY_PREFIX))
+        self._in_flight_replies.send_reply(place, encoded, both, count=count)
 
     def refuse(self, result: Result, done: ConfirmCallback) -> None:
         """Record what was never admitted; `done` when that is confirmed.
@@ -359,6 +402,7 @@ class ResultPublisher:
 
     async def drain_results(self) -> None:
         """Return when everything reported has been sent."""
+        self._turn.end()
         await self._records.drain()
         await self._verdicts.drain()
         await self._in_flight_replies.drain()

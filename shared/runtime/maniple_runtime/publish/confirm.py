@@ -4,17 +4,21 @@ A `done` callback is called once, with None when the broker has confirmed or wit
 a source message is acknowledged only after all that came of it is safe.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 from msgspec import Struct
 
 from maniple.amqp import Delivery
+from maniple.amqp.batching import MAX_BYTES, MAX_ITEMS
 from maniple.errors import BrokerUnavailable, ManipleError
 from maniple.timings import Queues
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 ConfirmCallback = Callable[[ManipleError | None], None]
@@ -45,6 +49,11 @@ def tell(dones: Iterable[ConfirmCallback], error: ManipleError | None) -> None:
             _log.exception("what was to be done after a publish has failed")
 
 
+def together(dones: list[ConfirmCallback]) -> ConfirmCallback:
+    """Return what calls each."""
+    return dones[0] if len(dones) == 1 else partial(tell, dones)
+
+
 def ignored(_error: ManipleError | None) -> None:
     """Ignore the end of what nobody waits for."""
 
@@ -66,6 +75,63 @@ class AllConfirmed:
         self._count -= 1
         if self._count == 0:
             self._done(self._error)
+
+
+class Together(Struct, Generic[T], eq=False):
+    """What goes to the same place: encoded values, and what is kept of each meanwhile."""
+
+    encoded: list[bytes]
+    members: list[T]
+    size: int = 0
+    """Bytes of them all."""
+
+    def joined(self) -> bytes:
+        """Return the encoded values with commas between them."""
+        return b",".join(self.encoded)
+
+
+class Turn(Generic[K, T]):
+    """What is added in one turn of the loop, sent together for each key.
+
+    What came together, or ends together, so costs the bookkeeping of one publish.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[K, Together[T]], None],
+        most: Callable[[K], int] = lambda _: MAX_ITEMS,
+    ) -> None:
+        """Hand to `send` what has come together of a key, at most so many at once."""
+        self._send = send
+        self._most = most
+        self._groups: dict[K, Together[T]] = {}
+        self.kept = 0
+        """Bytes that were added in this turn."""
+
+    def add(self, key: K, encoded: bytes, member: T) -> None:
+        """Send a value at the end of the turn, with others of its key."""
+        size, group = len(encoded), self._groups.get(key)
+        if group is None:
+            if not self._groups:
+                asyncio.get_running_loop().call_soon(self.end)
+            group = self._groups[key] = Together([], [])
+        elif len(group.members) >= self._most(key) or group.size + size > MAX_BYTES:
+            self._hand_on(key, group)
+            group = self._groups[key] = Together([], [])
+        group.encoded.append(encoded)
+        group.members.append(member)
+        group.size += size
+        self.kept += size
+
+    def end(self) -> None:
+        """Send what has come."""
+        groups, self._groups = self._groups, {}
+        for key, group in groups.items():
+            self._hand_on(key, group)
+
+    def _hand_on(self, key: K, group: Together[T]) -> None:
+        self.kept -= group.size
+        self._send(key, group)
 
 
 class Settlement:

@@ -3,8 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from maniple.clock import SYSTEM_CLOCK
 from maniple.errors import ManipleError, PublishRefused
@@ -29,8 +30,7 @@ Place = tuple["BatchPublisher", str]
 """An outlet, and a key of it."""
 
 
-@dataclass(slots=True, eq=False)
-class Reply:
+class Reply(Struct, eq=False):
     """The `done` of a reply: where it goes, what it is, and who waits for it."""
 
     place: Place
@@ -39,6 +39,8 @@ class Reply:
     told: Callable[["Reply", ManipleError | None], None]
     type: str = ""
     correlation_id: str | None = None
+    count: int = 1
+    """How many results it has."""
     ticket: InFlightPublish["Reply"] | None = None
 
     def __call__(self, error: ManipleError | None) -> None:
@@ -58,11 +60,11 @@ class Replies:
 
     def __init__(
         self,
-        dropped: Callable[[], None],
+        dropped: Callable[[int], None],
         times: Queues | None = None,
         monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
     ) -> None:
-        """Begin with none; `dropped` is called for each that is given up."""
+        """Begin with none; `dropped` is told how many results are given up."""
         self._times = times or Queues()
         self._monotonic = monotonic
         self._dropped = dropped
@@ -77,7 +79,7 @@ class Replies:
         self.kept = 0
         """Bytes of replies that nobody waits for any more."""
 
-    def send_reply(
+    def send_reply(  # noqa: PLR0913 - what is sent, whither, and whom to tell
         self,
         place: Place,
         encoded: bytes,
@@ -85,16 +87,18 @@ class Replies:
         *,
         type_: str = "",
         correlation_id: str | None = None,
+        count: int = 1,
     ) -> None:
-        """Send one; `done` is called once, unless the process ends before."""
-        reply = Reply(place, len(encoded) + BESIDES, done, self._told, type_, correlation_id)
+        """Send one, of `count` results; `done` is called once, unless the process ends before."""
+        size = len(encoded) + count * BESIDES
+        reply = Reply(place, size, done, self._told, type_, correlation_id, count)
         outlet, key = place
         # The other half is for places that are late for the first time.
         if place in self._late and self.kept <= REPLY_BYTES // 2:
             self._release(reply, self._monotonic())
         else:
             reply.ticket = self._in_flight.begin(("", key), reply, self._monotonic())
-        outlet.add_item(key, encoded, reply)
+        outlet.add_item(key, encoded, reply, count)
 
     def offer(
         self,
@@ -122,7 +126,7 @@ class Replies:
             taken = self._unwaited(place, size)
             tell([done], None)
         else:
-            self._dropped()
+            self._dropped(1)
             tell([done], None)
             return
         self.send_reply(place, encoded, taken, type_=type_, correlation_id=correlation_id)
@@ -209,7 +213,7 @@ class Replies:
             reply.ticket = None  # which has the reply: both would wait for a garbage collection
             self._ended.set()
         if refused and (waited or reply in self._released):
-            self._dropped()
+            self._dropped(reply.count)
         if waited:
             reply.done(None if refused else error)
         else:
@@ -239,7 +243,7 @@ class Replies:
                 self._release(reply, 0.0)
         for reply in [one for one in self._released if one.place == place]:
             self._forget(reply)
-            self._dropped()
+            self._dropped(reply.count)
         outlet.cancel(key, self._is_given_up)
 
     def _is_given_up(self, done: ConfirmCallback) -> bool:

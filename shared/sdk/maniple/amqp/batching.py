@@ -44,7 +44,9 @@ class Bundler(Generic[T]):
         self.max_items = max_items
         self._max_bytes = max_bytes
         self._window = window
-        self._items: deque[tuple[T, int]] = deque()
+        self._items: deque[tuple[T, int, int]] = deque()
+        self._waiting = 0
+        """What they count as, together."""
         self._sends: dict[asyncio.Future[None], list[T]] = {}
         self._timer: asyncio.Handle | None = None
         self._is_full = False
@@ -59,10 +61,11 @@ class Bundler(Generic[T]):
         """Whether nothing waits and nothing is being sent."""
         return not self._items and not self._sends
 
-    def add(self, item: T, size: int) -> None:
-        """Send one item of `size` bytes soon."""
-        self._items.append((item, size))
-        if len(self._items) < self.max_items:
+    def add(self, item: T, size: int, count: int = 1) -> None:
+        """Send one item of `size` bytes soon; it counts as so many, and is not divided."""
+        self._items.append((item, size, count))
+        self._waiting += count
+        if self._waiting < self.max_items:
             if self._timer is None:
                 self._schedule()
         elif not self._is_full:
@@ -71,8 +74,9 @@ class Bundler(Generic[T]):
 
     def withdraw(self) -> list[T]:
         """Take back what waits for a send."""
-        items = [item for item, _ in self._items]
+        items = [item for item, _, _ in self._items]
         self._items.clear()
+        self._waiting = 0
         return items
 
     def cancel(self, given_up: Callable[[T], bool]) -> None:
@@ -103,7 +107,7 @@ class Bundler(Generic[T]):
     def _send_full(self) -> None:
         """Send what is full; the rest waits for company."""
         self._is_full = False
-        while len(self._items) >= self.max_items and len(self._sends) < self._window:
+        while self._waiting >= self.max_items and len(self._sends) < self._window:
             self._start()
         if self._items and self._timer is None:
             self._schedule()
@@ -115,14 +119,16 @@ class Bundler(Generic[T]):
 
     def _start(self) -> None:
         bundle: list[T] = []
-        size = 0
-        while self._items and len(bundle) < self.max_items:
-            item, item_size = self._items[0]
+        size = count = 0
+        while self._items and count < self.max_items:
+            item, item_size, counted = self._items[0]
             if bundle and size + item_size > self._max_bytes:
                 break
             self._items.popleft()
             bundle.append(item)
             size += item_size
+            count += counted
+        self._waiting -= count
         sending = self._send(bundle)
         self._sends[sending] = bundle
         sending.add_done_callback(self._ended)

@@ -179,11 +179,16 @@ class Publisher:
             confirm = post_outgoing(channel, message, message.properties())
         except (PublishImpossible, *LOST):
             return loop.create_task(self._publish(message))  # which finds out what that means
-        self._sent = number = self._sent + 1
-        self._unconfirmed[number] = self._ticks, place
+        number = self._count_sent(place)
         started: asyncio.Future[None] = loop.create_future()
         confirm.add_done_callback(partial(self._confirmed, started, message, channel, number))
         return started
+
+    def _count_sent(self, place: Place) -> int:
+        """Record that a message goes out now, and return the number under which it is kept."""
+        self._sent = number = self._sent + 1
+        self._unconfirmed[number] = self._ticks, place
+        return number
 
     def _may_follow(self, channel: Channel, place: Place) -> bool:
         """Tell whether a message to a place may go out at once, beside all others."""
@@ -227,7 +232,7 @@ class Publisher:
         await self._publish(message, lost_on=channel)
 
     async def _publish(self, message: Outgoing, lost_on: Channel | None = None) -> None:
-        begun = lost_on or self._channel
+        begun = self._channel
         losses = int(lost_on is not None and self._blamed is not lost_on)
         while losses != self._max_losses and not self.shuns(message.routing_key):
             suspected = not self.trusts(message.routing_key)
@@ -316,8 +321,7 @@ class Publisher:
 
     async def _publish_once(self, channel: Channel, message: Outgoing, *, repeated: bool) -> None:
         sent_at, place, scouts = self._ticks, message.place, self._scouts
-        self._sent = number = self._sent + 1
-        self._unconfirmed[number] = sent_at, place
+        number = self._count_sent(place)
         properties = message.properties(repeated=repeated)
         known = scouts is None or scouts.knows(place)
         try:
