@@ -68,44 +68,56 @@ async def test_under_load_bundles_fill_while_others_are_on_their_way() -> None:
     assert sender.most_open == 2
 
 
-async def test_what_waits_for_company_goes_when_the_last_send_has_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(batching, "LINGER", 3600.0)
+async def test_what_is_not_full_waits_until_hardly_anything_is_under_way() -> None:
     sender = Sender(hold=True)
-    bundler = Bundler(sender)
-    bundler.add(0, 1)
-    await wait_until(lambda: sender.open == 1)
-    bundler.add(1, 1)
-    bundler.add(2, 1)
+    bundler = Bundler(sender, max_items=3)
+    for item in range(batching.PARTIAL):
+        bundler.add(item, 1)
+        await wait_until(lambda sent=item + 1: sender.open == sent)
+    bundler.add(7, 1)
+    bundler.add(8, 1)
     await asyncio.sleep(0.01)
-    assert sender.bundles == [[0]]
+    assert sender.open == batching.PARTIAL
+    bundler.add(9, 1)
+    await wait_until(lambda: sender.bundles[-1] == [7, 8, 9])  # it is full
+    bundler.add(10, 1)
     sender.release()
-    await wait_until(lambda: sender.bundles == [[0], [1, 2]])
+    await wait_until(lambda: sender.bundles[-1] == [10])
     await bundler.drain()
 
 
-async def test_the_more_is_under_way_the_longer_the_next_waits(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_what_is_full_of_bytes_waits_for_nothing_either() -> None:
+    sender = Sender(hold=True)
+    bundler = Bundler(sender, max_bytes=100)
+    for _ in range(batching.PARTIAL + 1):
+        bundler.add(0, 100)
+    await wait_until(lambda: sender.open == batching.PARTIAL + 1)
+    sender.release()
+    await bundler.drain()
+
+
+@pytest.mark.parametrize(("items", "milliseconds"), [(1, 2), (2, 4), (100, 5)])
+async def test_with_spacing_the_next_bundle_waits_the_longer_the_larger_the_last_was(
+    items: int, milliseconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
     loop = asyncio.get_running_loop()
-    sender = Sender(hold=True)
-    bundler = Bundler(sender, max_items=2)
-    for item in range(6):
-        bundler.add(item, 1)  # three full bundles
-    await wait_until(lambda: sender.open == 3)
+    monkeypatch.setattr(loop, "time", lambda: 1.0)
     later = loop.call_later
 
     def call_later(delay: float, call: Callable[[], object]) -> asyncio.TimerHandle:
         waits.append(delay)
-        return later(delay, call)
+        return later(0, call)
 
     monkeypatch.setattr(loop, "call_later", call_later)
-    bundler.add(6, 1)
-    assert waits == [pytest.approx(3 * batching.LINGER)]
-    sender.release()
+    sender = Sender()
+    bundler = Bundler(sender, spacing=0.005)
+    for item in range(items):
+        bundler.add(item, 1)
     await bundler.drain()
+    bundler.add(items, 1)
+    await bundler.drain()
+    assert waits == [pytest.approx(milliseconds / 1000)]
 
 
 async def test_bytes_limit_a_bundle_but_a_large_item_goes_alone() -> None:
@@ -115,6 +127,15 @@ async def test_bytes_limit_a_bundle_but_a_large_item_goes_alone() -> None:
         bundler.add(item, size)
     await bundler.drain()
     assert sender.bundles == [[0], [1], [2], [3, 4]]
+
+
+async def test_what_counts_as_several_fills_a_bundle_and_is_not_divided() -> None:
+    sender = Sender()
+    bundler = Bundler(sender, max_items=4)
+    for item, count in enumerate((3, 3, 1, 3, 8, 1)):
+        bundler.add(item, 1, count)
+    await bundler.drain()
+    assert sender.bundles == [[0, 1], [2, 3], [4], [5]]
 
 
 async def test_draining_an_idle_bundler_ends() -> None:

@@ -1,8 +1,9 @@
 """Bundles: what is ready is sent together.
 
-A publish costs the same whatever it carries, so a sender collects items and sends them at
-`max_items`, `max_bytes`, or when nothing is in flight: at low load a bundle is one item and nothing
-waits. The more sends are in flight, the longer the next one waits for company (decision 0009).
+A publish costs the same whatever it carries, at each hop behind it too. So what is full is sent at
+once, and what is not only while hardly anything is in flight: the slower the broker answers, the
+larger bundles get. Who begins a chain of hops besides leaves some time between its bundles, and the
+others forward what they get. At low load a bundle is one item and nothing waits (decision 0009).
 """
 
 import asyncio
@@ -14,7 +15,10 @@ T = TypeVar("T")
 
 MAX_ITEMS = 128
 MAX_BYTES = 256 * 1024
-LINGER = 0.001  # seconds, for each send that is in flight
+PARTIAL = 2
+"""How many sends may be in flight when one goes out that is not full."""
+SPACING = 0.002  # seconds after a bundle, for each of its items
+RESOLUTION = 0.0005  # seconds: what is due sooner is due now
 
 
 class Bundler(Generic[T]):
@@ -33,23 +37,27 @@ class Bundler(Generic[T]):
         max_bytes: int = MAX_BYTES,
         window: int = 8,
         patience: float = 0.0,
+        spacing: float = 0.0,
     ) -> None:
         """Send through `send`; see the class for the limits.
 
         With `patience` (seconds), even an idle bundler waits so long for company: for what nobody
-        waits for.
+        waits for. With `spacing` (seconds), what is not full waits until `SPACING` for each item of
+        the bundle before it is over, and no longer than that.
         """
         self._patience = patience
+        self._spacing = spacing
+        self._next_at = 0.0
         self._send = send
         self.max_items = max_items
         self._max_bytes = max_bytes
         self._window = window
         self._items: deque[tuple[T, int, int]] = deque()
-        self._waiting = 0
-        """What they count as, together."""
+        self._waiting = self._size = 0
+        """What they count as, and their bytes, together."""
         self._sends: dict[asyncio.Future[None], list[T]] = {}
         self._timer: asyncio.Handle | None = None
-        self._is_full = False
+        self._sends_full = False
         """Whether full bundles are sent in the next turn of the loop."""
 
     def __len__(self) -> int:
@@ -65,18 +73,19 @@ class Bundler(Generic[T]):
         """Send one item of `size` bytes soon; it counts as so many, and is not divided."""
         self._items.append((item, size, count))
         self._waiting += count
-        if self._waiting < self.max_items:
+        self._size += size
+        if not self._is_full:
             if self._timer is None:
                 self._schedule()
-        elif not self._is_full:
-            self._is_full = True
+        elif not self._sends_full:
+            self._sends_full = True
             asyncio.get_running_loop().call_soon(self._send_full)
 
     def withdraw(self) -> list[T]:
         """Take back what waits for a send."""
         items = [item for item, _, _ in self._items]
         self._items.clear()
-        self._waiting = 0
+        self._waiting = self._size = 0
         return items
 
     def cancel(self, given_up: Callable[[T], bool]) -> None:
@@ -93,28 +102,35 @@ class Bundler(Generic[T]):
                 await asyncio.wait(self._sends, return_when=asyncio.FIRST_COMPLETED)
 
     def _schedule(self) -> None:
+        if not self._may_send:
+            return  # the end of a send schedules the next one
         loop = asyncio.get_running_loop()
-        if len(self._sends) >= self._window:
-            return  # the end of a send flushes
-        if self._patience:
-            self._timer = loop.call_later(self._patience, self._flush)
-        elif self._sends:
-            self._timer = loop.call_later(LINGER * len(self._sends), self._flush)
+        wait = self._patience or self._next_at - loop.time()
+        if wait > RESOLUTION:
+            self._timer = loop.call_later(wait, self._flush)
         else:
             # The next turn of the loop: what this turn delivers travels together.
             self._timer = loop.call_soon(self._flush)
 
+    @property
+    def _is_full(self) -> bool:
+        return self._waiting >= self.max_items or self._size >= self._max_bytes
+
+    @property
+    def _may_send(self) -> bool:
+        return len(self._sends) < (self._window if self._is_full else min(PARTIAL, self._window))
+
     def _send_full(self) -> None:
         """Send what is full; the rest waits for company."""
-        self._is_full = False
-        while self._waiting >= self.max_items and len(self._sends) < self._window:
+        self._sends_full = False
+        while self._is_full and self._may_send:
             self._start()
         if self._items and self._timer is None:
             self._schedule()
 
     def _flush(self) -> None:
         self._timer = None
-        while self._items and len(self._sends) < self._window:
+        while self._items and self._may_send:
             self._start()
 
     def _start(self) -> None:
@@ -129,17 +145,15 @@ class Bundler(Generic[T]):
             size += item_size
             count += counted
         self._waiting -= count
+        self._size -= size
+        if self._spacing:
+            now = asyncio.get_running_loop().time()
+            self._next_at = now + min(self._spacing, SPACING * count)
         sending = self._send(bundle)
         self._sends[sending] = bundle
         sending.add_done_callback(self._ended)
 
     def _ended(self, sending: asyncio.Future[None]) -> None:
         del self._sends[sending]
-        if self._timer is not None and not self._sends and not self._patience:
-            self._timer.cancel()
-            self._timer = None
         if self._items and self._timer is None:
-            if self._patience:
-                self._schedule()
-            else:
-                self._flush()
+            self._schedule()

@@ -36,6 +36,7 @@ CONNECT_TIMEOUT = 10.0
 CONFIRM_TIMEOUT = 60.0
 CLOSE_TIMEOUT = 10.0
 BUNDLE_TASKS = 256
+SPACING = 0.004  # seconds between bundles that are not full, at the most
 PREFETCH = 64
 REPEATED = {REPEATED_HEADER: "true"}
 RESULTS_OF_ANY_KIND = "maniple.result"
@@ -112,7 +113,7 @@ class AmqpCarrier:
         )
         self._link.add_endpoint(self._replies)
         self._publisher = Publisher(self._link, tells_refusals=True)
-        self._bundler = Bundler(self._start, max_items=BUNDLE_TASKS)
+        self._bundler = Bundler(self._start, max_items=BUNDLE_TASKS, spacing=SPACING)
         # In messages of their own: what is said of a message is said of all that is in it.
         self._repeats = Bundler(self._start, max_items=BUNDLE_TASKS)
         self._closed = False
