@@ -73,7 +73,8 @@ async def test_what_is_not_full_waits_until_hardly_anything_is_under_way() -> No
     bundler = Bundler(sender, max_items=3)
     for item in range(batching.PARTIAL):
         bundler.add(item, 1)
-        await wait_until(lambda sent=item + 1: sender.open == sent)
+        await asyncio.sleep(0.01)
+    assert sender.bundles == [[item] for item in range(batching.PARTIAL)]
     bundler.add(7, 1)
     bundler.add(8, 1)
     await asyncio.sleep(0.01)

@@ -29,7 +29,7 @@ class Bundler(Generic[T]):
     `add` never blocks, so whoever calls it bounds what it adds (by a prefetch or a semaphore).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its limits, each of which is optional
         self,
         send: Callable[[list[T]], asyncio.Future[None]],
         *,
