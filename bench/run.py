@@ -1,6 +1,6 @@
 """Maniple and its peers on the same broker: rates, latencies, and what a task costs.
 
-    make bench, or python -m bench.run; --full adds growth, efficiency, a backlog and features
+    make bench, or python -m bench.run; --full adds every section: growth, fairness and others
 
 All sides run in turns, so that what else the machine does hits all; figures are medians. Tables
 go to stdout, everything to bench/results.json, and `--pages` puts both into docs/performance.md,
@@ -21,6 +21,7 @@ from bench import (
     celery_side,
     dramatiq_side,
     efficiency,
+    fairness,
     features,
     growth,
     stages,
@@ -40,6 +41,7 @@ SECTIONS: dict[str, Callable[[Step], Awaitable[dict[str, Any]]]] = {
     "growth": growth.measure,
     "efficiency": efficiency.measure,
     "backlog": backlog.measure,
+    "fairness": fairness.measure,
     "features": features.measure,
     "stages": stages.section,
 }

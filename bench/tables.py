@@ -121,7 +121,7 @@ def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-SECTIONS = ("growth", "efficiency", "backlog", "features", "stages")
+SECTIONS = ("growth", "efficiency", "backlog", "fairness", "features", "stages")
 
 
 def tables(found: Mapping[str, Any]) -> dict[str, tuple[Row, list[Row]]]:

@@ -121,6 +121,17 @@ async def test_with_spacing_the_next_bundle_waits_the_longer_the_larger_the_last
     assert waits == [pytest.approx(milliseconds / 1000)]
 
 
+async def test_what_is_full_by_the_end_of_a_send_does_not_wait_for_company() -> None:
+    sender = Sender(hold=True)
+    bundler = Bundler(sender, max_items=2, window=1, patience=3600.0)
+    for item in range(4):
+        bundler.add(item, 1)
+    await wait_until(lambda: sender.open == 1)
+    sender.release()
+    await wait_until(lambda: sender.bundles == [[0, 1], [2, 3]])
+    await bundler.drain()
+
+
 async def test_bytes_limit_a_bundle_but_a_large_item_goes_alone() -> None:
     sender = Sender()
     bundler = Bundler(sender, max_bytes=100)
@@ -130,13 +141,13 @@ async def test_bytes_limit_a_bundle_but_a_large_item_goes_alone() -> None:
     assert sender.bundles == [[0], [1], [2], [3, 4]]
 
 
-async def test_what_counts_as_several_fills_a_bundle_and_is_not_divided() -> None:
+async def test_what_counts_as_several_is_not_divided_and_fills_no_bundle_beyond_its_limit() -> None:
     sender = Sender()
     bundler = Bundler(sender, max_items=4)
     for item, count in enumerate((3, 3, 1, 3, 8, 1)):
         bundler.add(item, 1, count)
     await bundler.drain()
-    assert sender.bundles == [[0, 1], [2, 3], [4], [5]]
+    assert sender.bundles == [[0], [1, 2], [3], [4], [5]]
 
 
 async def test_draining_an_idle_bundler_ends() -> None:

@@ -138,7 +138,8 @@ class Bundler(Generic[T]):
         size = count = 0
         while self._items and count < self.max_items:
             item, item_size, counted = self._items[0]
-            if bundle and size + item_size > self._max_bytes:
+            most_bytes, most = self._max_bytes - size, self.max_items - count
+            if bundle and (item_size > most_bytes or counted > most):
                 break
             self._items.popleft()
             bundle.append(item)
@@ -155,5 +156,4 @@ class Bundler(Generic[T]):
 
     def _ended(self, sending: asyncio.Future[None]) -> None:
         del self._sends[sending]
-        if self._items and self._timer is None:
-            self._schedule()
+        self._send_full()
