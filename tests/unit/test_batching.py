@@ -103,12 +103,12 @@ async def test_with_spacing_the_next_bundle_waits_the_longer_the_larger_the_last
 ) -> None:
     waits: list[float] = []
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(loop, "time", lambda: 1.0)
-    later = loop.call_later
+    ends: list[Callable[[], object]] = []
 
     def call_later(delay: float, call: Callable[[], object]) -> asyncio.TimerHandle:
         waits.append(delay)
-        return later(0, call)
+        ends.append(call)
+        return loop.call_at(loop.time() + 3600, call)
 
     monkeypatch.setattr(loop, "call_later", call_later)
     sender = Sender()
@@ -116,9 +116,15 @@ async def test_with_spacing_the_next_bundle_waits_the_longer_the_larger_the_last
     for item in range(items):
         bundler.add(item, 1)
     await bundler.drain()
-    bundler.add(items, 1)
-    await bundler.drain()
     assert waits == [pytest.approx(milliseconds / 1000)]
+    bundler.add(items, 1)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(sender.bundles) == 1
+    ends[0]()
+    await asyncio.sleep(0)
+    assert sender.bundles[1:] == [[items]]
+    await bundler.drain()
 
 
 async def test_what_is_full_by_the_end_of_a_send_does_not_wait_for_company() -> None:

@@ -52,7 +52,7 @@ async def test_no_more_goes_together_than_a_bundle_takes(
     turn = turn_to(sent, most)
     for number in range(5):
         turn.add("a", b"x" * size, number)
-    turn.end()
+    turn.send_all()
     assert [len(members) for _, _, members in sent] == expected
     assert [number for _, _, members in sent for number in members] == list(range(5))
     assert turn.kept == 0

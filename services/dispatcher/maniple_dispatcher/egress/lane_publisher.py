@@ -404,7 +404,7 @@ class LanePublisher:
         """Return when everything on its way has been confirmed."""
         await self._admissions.drain()
         for _ in range(2):  # what an agent's own queue refuses goes to a lane
-            self._turn.end()
+            self._turn.send_all()
             await self._bundles.drain_bundles()
         await self._mirrors.drain_mirrors()
         await self._waits.drain_waits()

@@ -402,7 +402,7 @@ class ResultPublisher:
 
     async def drain_results(self) -> None:
         """Return when everything reported has been sent."""
-        self._turn.end()
+        self._turn.send_all()
         await self._records.drain()
         await self._verdicts.drain()
         await self._in_flight_replies.drain()

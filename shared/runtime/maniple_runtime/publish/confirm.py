@@ -113,7 +113,7 @@ class Turn(Generic[K, T]):
         size, group = len(encoded), self._groups.get(key)
         if group is None:
             if not self._groups:
-                asyncio.get_running_loop().call_soon(self.end)
+                asyncio.get_running_loop().call_soon(self.send_all)
             group = self._groups[key] = Together([], [])
         elif len(group.members) >= self._most(key) or group.size + size > MAX_BYTES:
             self._hand_on(key, group)
@@ -123,7 +123,7 @@ class Turn(Generic[K, T]):
         group.size += size
         self.kept += size
 
-    def end(self) -> None:
+    def send_all(self) -> None:
         """Send what has come."""
         groups, self._groups = self._groups, {}
         for key, group in groups.items():

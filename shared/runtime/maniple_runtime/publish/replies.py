@@ -3,9 +3,8 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from msgspec import Struct
 
 from maniple.clock import SYSTEM_CLOCK
 from maniple.errors import ManipleError, PublishRefused
@@ -30,7 +29,8 @@ Place = tuple["BatchPublisher", str]
 """An outlet, and a key of it."""
 
 
-class Reply(Struct, eq=False):
+@dataclass(slots=True, eq=False)
+class Reply:
     """The `done` of a reply: where it goes, what it is, and who waits for it."""
 
     place: Place

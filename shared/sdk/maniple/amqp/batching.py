@@ -18,7 +18,6 @@ MAX_BYTES = 256 * 1024
 PARTIAL = 2
 """How many sends may be in flight when one goes out that is not full."""
 SPACING = 0.002  # seconds after a bundle, for each of its items
-RESOLUTION = 0.0005  # seconds: what is due sooner is due now
 
 
 class Bundler(Generic[T]):
@@ -42,12 +41,11 @@ class Bundler(Generic[T]):
         """Send through `send`; see the class for the limits.
 
         With `patience` (seconds), even an idle bundler waits so long for company: for what nobody
-        waits for. With `spacing` (seconds), what is not full waits until `SPACING` for each item of
-        the bundle before it is over, and no longer than that.
+        waits for. With `spacing` (seconds), what is not full waits until the last bundle has been
+        gone for `SPACING` for each of its items, and no longer than that.
         """
         self._patience = patience
         self._spacing = spacing
-        self._next_at = 0.0
         self._send = send
         self.max_items = max_items
         self._max_bytes = max_bytes
@@ -57,6 +55,8 @@ class Bundler(Generic[T]):
         """What they count as, and their bytes, together."""
         self._sends: dict[asyncio.Future[None], list[T]] = {}
         self._timer: asyncio.Handle | None = None
+        self._space: asyncio.TimerHandle | None = None
+        """The end of the time that is left after a bundle, until that is over."""
         self._sends_full = False
         """Whether full bundles are sent in the next turn of the loop."""
 
@@ -102,12 +102,11 @@ class Bundler(Generic[T]):
                 await asyncio.wait(self._sends, return_when=asyncio.FIRST_COMPLETED)
 
     def _schedule(self) -> None:
-        if not self._may_send:
-            return  # the end of a send schedules the next one
+        if not self._may_send or self._space is not None:
+            return  # the end of a send, or of that time, schedules the next one
         loop = asyncio.get_running_loop()
-        wait = self._patience or self._next_at - loop.time()
-        if wait > RESOLUTION:
-            self._timer = loop.call_later(wait, self._flush)
+        if self._patience:
+            self._timer = loop.call_later(self._patience, self._flush)
         else:
             # The next turn of the loop: what this turn delivers travels together.
             self._timer = loop.call_soon(self._flush)
@@ -148,11 +147,20 @@ class Bundler(Generic[T]):
         self._waiting -= count
         self._size -= size
         if self._spacing:
-            now = asyncio.get_running_loop().time()
-            self._next_at = now + min(self._spacing, SPACING * count)
+            self._leave_space(min(self._spacing, SPACING * count))
         sending = self._send(bundle)
         self._sends[sending] = bundle
         sending.add_done_callback(self._ended)
+
+    def _leave_space(self, seconds: float) -> None:
+        if self._space is not None:
+            self._space.cancel()
+        self._space = asyncio.get_running_loop().call_later(seconds, self._end_space)
+
+    def _end_space(self) -> None:
+        self._space = None
+        if self._timer is None:
+            self._flush()
 
     def _ended(self, sending: asyncio.Future[None]) -> None:
         del self._sends[sending]
