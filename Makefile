@@ -15,6 +15,8 @@ endif
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= true
 endif
+# Libraries are compiled when they are installed, also where no process may write what it compiles.
+export UV_COMPILE_BYTECODE ?= true
 export PATH := $(PATH):$(HOME)/.local/bin:$(CURDIR)/.maniple/tools/bin
 
 help: ## say what there is

@@ -97,7 +97,7 @@ async def test_what_is_full_of_bytes_waits_for_nothing_either() -> None:
     await bundler.drain()
 
 
-@pytest.mark.parametrize(("items", "milliseconds"), [(1, 2), (2, 4), (100, 5)])
+@pytest.mark.parametrize(("items", "milliseconds"), [(2, 2), (3, 4), (100, 5)])
 async def test_with_spacing_the_next_bundle_waits_the_longer_the_larger_the_last_was(
     items: int, milliseconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +124,18 @@ async def test_with_spacing_the_next_bundle_waits_the_longer_the_larger_the_last
     ends[0]()
     await asyncio.sleep(0)
     assert sender.bundles[1:] == [[items]]
+    await bundler.drain()
+
+
+async def test_who_sends_one_after_the_other_is_not_held_up_by_spacing() -> None:
+    sender = Sender()
+    bundler = Bundler(sender, spacing=3600.0)
+    for item in range(3):
+        bundler.add(item, 1)
+        await bundler.drain()
+        await asyncio.sleep(0)
+    bundler.add(3, 1)
+    await wait_until(lambda: sender.bundles == [[0], [1], [2], [3]])
     await bundler.drain()
 
 

@@ -17,7 +17,7 @@ MAX_ITEMS = 128
 MAX_BYTES = 256 * 1024
 PARTIAL = 2
 """How many sends may be in flight when one goes out that is not full."""
-SPACING = 0.002  # seconds after a bundle, for each of its items
+SPACING = 0.002  # seconds after a bundle, for each of its items but the first
 
 
 class Bundler(Generic[T]):
@@ -41,8 +41,8 @@ class Bundler(Generic[T]):
         """Send through `send`; see the class for the limits.
 
         With `patience` (seconds), even an idle bundler waits so long for company: for what nobody
-        waits for. With `spacing` (seconds), what is not full waits until the last bundle has been
-        gone for `SPACING` for each of its items, and no longer than that.
+        waits for. With `spacing` (seconds), what is not full waits until a bundle of several has
+        been gone for `SPACING` for each further one of them, and no longer than that.
         """
         self._patience = patience
         self._spacing = spacing
@@ -146,8 +146,8 @@ class Bundler(Generic[T]):
             count += counted
         self._waiting -= count
         self._size -= size
-        if self._spacing:
-            self._leave_space(min(self._spacing, SPACING * count))
+        if self._spacing and count > 1:  # who sends one after the other is not held up
+            self._leave_space(min(self._spacing, SPACING * (count - 1)))
         sending = self._send(bundle)
         self._sends[sending] = bundle
         sending.add_done_callback(self._ended)
