@@ -217,6 +217,7 @@ async def test_after_a_send_that_raised_what_waits_is_sent() -> None:
         if bundle == [0]:
             raise RuntimeError("it must not, and it did")
 
+    gc.collect()  # what other tests have left has its say before
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     bundler = Bundler[int](lambda items: asyncio.ensure_future(send(items)), max_items=1, window=1)
