@@ -1,5 +1,6 @@
 """What a process takes for the set of policies in force, from replicas of two releases."""
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from maniple_policies import PolicySet, parse_policy
 from maniple_runtime.health import Health
 from maniple_runtime.policy_view import PolicyView
 from maniple_runtime.telemetry import Metrics
+from waiting import wait_until
 
 
 def timeout(name: str) -> Any:
@@ -28,21 +30,30 @@ class ViewingProcess:
 
     def __init__(self, folder: Path) -> None:
         settings = SimpleNamespace(
-            timings=Timings(), instance="one", region="", data_dir=folder, environment="dev"
+            timings=Timings(),
+            service="dispatcher",
+            instance="one",
+            region="",
+            data_dir=folder,
+            environment="dev",
         )
+        self.following: list[asyncio.Task[None]] = []
         runtime: Any = SimpleNamespace(
             settings=settings,
+            spawn=lambda work, _: self.following.append(asyncio.ensure_future(work)),
             health=Health("dispatcher", "one"),
             metrics=Metrics(),
             log=structlog.get_logger(),
             clock=SYSTEM_CLOCK,
         )
         self.answer: dict[str, Any] = {}
-        plane: Any = SimpleNamespace(request=self.request)
+        plane: Any = SimpleNamespace(request=self.request, emit=self.emit)
         self.view = PolicyView(runtime, plane)
 
     async def request(self, *_: Any) -> dict[str, Any]:
         return self.answer
+
+    async def emit(self, _: Any) -> None: ...
 
     async def told(self, policies: PolicySet, **more: Any) -> PolicySet:
         """Announce a set from the policy service; return the set in force then."""
@@ -73,3 +84,25 @@ async def test_policies_are_known_once_a_policy_service_that_reads_consul_has_to
     process.answer = {"digest": A.digest, "policies": None, "revision": 1, "current": True}
     await process.view.refresh()
     assert process.view.known
+
+
+async def test_what_came_into_force_just_before_its_end_is_what_a_process_begins_with_again(
+    tmp_path: Path,
+) -> None:
+    process = ViewingProcess(tmp_path)
+    await process.told(A, revision=1)
+    process.view.start_following()
+    again = ViewingProcess(tmp_path)
+
+    def kept() -> str:
+        again.view.load_kept()
+        return again.view.current.digest
+
+    await wait_until(lambda: kept() == A.digest)
+    await asyncio.sleep(0.05)  # it is known as kept, too
+    await process.told(AB, revision=2)
+    (following,) = process.following
+    assert not following.done()
+    following.cancel()
+    await asyncio.wait({following})
+    assert kept() == AB.digest

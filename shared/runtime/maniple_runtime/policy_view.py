@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ class PolicyView:
         self._told = False
         self._sure = True
         self._wake = asyncio.Event()
+        self._writing = threading.Lock()
         self._kept: PolicySet | None = None
         self._reported: PolicySet | None = None
         self._report_at = 0.0
@@ -61,7 +63,7 @@ class PolicyView:
 
     def start_following(self) -> None:
         """Fetch the set in force, now and periodically."""
-        self._runtime.spawn(self._keep(), "follow policies")
+        self._runtime.spawn(self._follow(), "follow policies")
 
     def resolve(
         self, capability: str, tenant: str, labels: Mapping[str, str], task: str = ""
@@ -132,6 +134,19 @@ class PolicyView:
         known = self.current.revision
         return 0 < revision < known if known is not None else False
 
+    async def _follow(self) -> None:
+        try:
+            await self._keep()
+        finally:  # however soon after a change this process ends
+            if self._kept is not None and self._kept is not self.current:
+                self._write(self.current)
+
+    def _write(self, policies: PolicySet) -> None:
+        """Write a set to disk, unless another is in force by now; in any thread."""
+        with self._writing:
+            if policies is self.current:
+                self._cache.store(policies)
+
     async def _keep(self) -> None:
         tries = 0
         while True:
@@ -160,7 +175,7 @@ class PolicyView:
         """Write a new set to disk, and report it after up to `spread` seconds."""
         policies = self.current
         if self._kept is not policies:
-            await asyncio.to_thread(self._cache.store, policies)  # it waits for the disk
+            await asyncio.to_thread(self._write, policies)  # it waits for the disk
             self._kept = policies
         if spread and await self._pause(random.uniform(0, spread)):
             return  # what is newer by now is kept at once, and told of in place of this
